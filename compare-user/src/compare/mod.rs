@@ -1,0 +1,1 @@
+//! The comparator: `(side, frame, now)` in; releases, discards and divergences out.

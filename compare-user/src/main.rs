@@ -1,0 +1,2 @@
+//! The `colo-xdp` binary.
+fn main() {}

@@ -1,0 +1,85 @@
+//! Ports: where frames come from and go to.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+
+use crate::frame::FrameStore;
+
+/// Frames of a port's store.
+pub type FrameOf<P> = <<P as Port>::Store as FrameStore>::Frame;
+
+/// Frames that a port has handed to the kernel (or a peer) and not got back.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// Lent for receiving: fill ring, RX ring, and in the kernel between the two.
+    pub receive: usize,
+    /// Being sent: TX ring, completion ring, and in the kernel between the two.
+    pub transmit: usize,
+}
+
+/// Why a port stopped working. The lane keeps what it holds and reports it.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The device is gone or down for good; the port may come back when it returns.
+    #[error("device {device} is gone: {cause}")]
+    DeviceGone {
+        /// Interface name.
+        device: String,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+    /// Any other failure of a system call.
+    #[error("{device}: {operation} failed: {cause}")]
+    Io {
+        /// Interface name or socket path.
+        device: String,
+        /// The operation that failed.
+        operation: &'static str,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+}
+
+/// Where a lane receives frames from or releases frames to.
+///
+/// Frames live in a store that all ports of a lane share; a port borrows the store for the
+/// length of a call. No call blocks.
+pub trait Port {
+    /// The memory that the frames live in.
+    type Store: FrameStore;
+
+    /// Appends at most `limit` received frames to `into`.
+    ///
+    /// # Errors
+    /// When the device is gone or a system call fails; frames already appended stay valid.
+    fn receive(
+        &mut self,
+        store: &mut Self::Store,
+        into: &mut Vec<FrameOf<Self>>,
+        limit: usize,
+    ) -> Result<(), PortError>;
+
+    /// Takes frames from the front of `from` until the port has no room. What it leaves stays
+    /// with the caller.
+    ///
+    /// # Errors
+    /// As [`Port::receive`]; no frame is lost.
+    fn transmit(
+        &mut self,
+        store: &mut Self::Store,
+        from: &mut VecDeque<FrameOf<Self>>,
+    ) -> Result<(), PortError>;
+
+    /// Housekeeping, once per turn of the lane: takes back completed frames, lends free frames
+    /// for receiving, wakes the kernel where it asks for it.
+    ///
+    /// # Errors
+    /// As [`Port::receive`].
+    fn service(&mut self, store: &mut Self::Store) -> Result<(), PortError>;
+
+    /// What an idle lane can wait on until the port is readable.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Frames that are with the kernel or the peer.
+    fn in_flight(&self) -> InFlight;
+}

@@ -1,0 +1,2 @@
+//! `cargo xtask`: set-up, builds, demo, tests and benchmarks.
+fn main() {}
