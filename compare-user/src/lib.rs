@@ -7,4 +7,6 @@
 
 pub mod compare;
 pub mod frame;
+pub mod lane;
+pub mod observe;
 pub mod port;
