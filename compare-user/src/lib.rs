@@ -7,4 +7,5 @@
 
 pub mod compare;
 pub mod frame;
+pub mod kernel;
 pub mod port;
