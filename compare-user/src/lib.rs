@@ -7,6 +7,7 @@
 
 pub mod compare;
 pub mod frame;
+pub mod kernel;
 pub mod lane;
 pub mod observe;
 pub mod port;
