@@ -358,3 +358,6 @@ fn icmpv6_passes(message: u8) -> Result<(), Class> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

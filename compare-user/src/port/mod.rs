@@ -1,5 +1,7 @@
 //! Ports: where frames come from and go to.
 
+pub mod pcap;
+
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
