@@ -1,6 +1,7 @@
 //! Ports: where frames come from and go to.
 
 pub mod pcap;
+pub mod spec;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
