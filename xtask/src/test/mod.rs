@@ -2,14 +2,9 @@
 
 mod tally;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::{env, fs, path::Path, process::Command, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use tally::Tally;
 
@@ -18,9 +13,6 @@ use crate::{
     command, setup, workspace,
 };
 
-/// Where a test that cannot run appends a line `SKIPPED: test: reason`. A passing test's output is
-/// captured by the test runner, so that only a file carries the word out.
-const SKIP_LOG: &str = "COLO_XDP_SKIP_LOG";
 /// The binary that the end-to-end tests drive.
 const BINARY: &str = "COLO_XDP_BINARY";
 
@@ -77,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     let toolchain = setup::ensure()?;
     let strict = env::var_os("CI").is_some_and(|value| value == "true" || value == "1");
-    let mut steps = Steps::new()?;
+    let mut steps = Steps::default();
 
     if options.lint() {
         steps.step("formatting", |_| Ok(command::run(&mut cargo(["fmt", "--all", "--check"]))?));
@@ -90,12 +82,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.unit() && object {
         steps.step("unit and property tests", |tally| {
-            let mut test =
-                cargo(["test", "--workspace", "--lib", "--bins", "--no-fail-fast", "--"]);
+            let mut test = cargo([
+                "test",
+                "--workspace",
+                "--lib",
+                "--bins",
+                "--no-fail-fast",
+                "--",
+                "--show-output",
+            ]);
             counted(test.args(&options.filters), tally)
         });
         steps.step("documentation tests", |tally| {
-            let mut test = cargo(["test", "--workspace", "--doc", "--no-fail-fast", "--"]);
+            let mut test =
+                cargo(["test", "--workspace", "--doc", "--no-fail-fast", "--", "--show-output"]);
             counted(test.args(&options.filters), tally)
         });
     }
@@ -155,8 +155,16 @@ fn netns(steps: &mut Steps, filters: &[String]) {
             continue;
         }
         steps.step(&format!("end-to-end tests of {package}"), |tally| {
-            let mut test =
-                cargo(["test", "--package", package, "--test", "*", "--no-fail-fast", "--"]);
+            let mut test = cargo([
+                "test",
+                "--package",
+                package,
+                "--test",
+                "*",
+                "--no-fail-fast",
+                "--",
+                "--show-output",
+            ]);
             // One at a time: each moves frames in real time, with a comparator that has a core
             // to itself.
             test.arg("--test-threads=1").args(filters).env(BINARY, &binary);
@@ -177,36 +185,22 @@ fn has_tests(directory: &Path) -> bool {
 
 /// Runs a test command, shows its output and adds up its results.
 fn counted(command: &mut Command, tally: &mut Tally) -> Result<()> {
-    let skip_log = skip_log();
-    command.env(SKIP_LOG, &skip_log);
     let result = command::run_lines(command, |line| {
-        println!("{line}");
-        tally.line(line);
+        if tally.line(line) {
+            println!("{line}");
+        }
     });
-    tally.skip_log(&fs::read_to_string(&skip_log).unwrap_or_default());
-    fs::write(&skip_log, "").with_context(|| format!("cannot empty {}", skip_log.display()))?;
     Ok(result?)
 }
 
-fn skip_log() -> PathBuf {
-    workspace::target_dir().join(format!("skipped-{}.log", std::process::id()))
-}
-
 /// What has been run so far.
+#[derive(Default)]
 struct Steps {
     tally: Tally,
     failed: Vec<String>,
 }
 
 impl Steps {
-    fn new() -> Result<Self> {
-        let log = skip_log();
-        fs::create_dir_all(workspace::target_dir())
-            .and_then(|()| fs::write(&log, ""))
-            .with_context(|| format!("cannot write {}", log.display()))?;
-        Ok(Self { tally: Tally::default(), failed: Vec::new() })
-    }
-
     /// Runs one step under a heading; says how long it took and whether it succeeded.
     fn step(&mut self, name: &str, work: impl FnOnce(&mut Tally) -> Result<()>) -> bool {
         eprintln!("\n== {name}");
@@ -225,10 +219,9 @@ impl Steps {
     }
 
     fn conclude(self, started: Instant, strict: bool) -> Result<()> {
-        let _ = fs::remove_file(skip_log());
         eprintln!();
         for skip in self.tally.skips() {
-            eprintln!("{skip}");
+            eprintln!("skipped: {skip}");
         }
         println!("{} ({})", self.tally, command::seconds(started.elapsed()));
         if !self.failed.is_empty() {
@@ -269,25 +262,36 @@ mod tests {
         assert_eq!(groups(&options(false, false, false, &["held"])), (false, true, true));
     }
 
-    fn concluded(lines: &[&str], skips: &str, strict: bool) -> Result<()> {
-        let mut tally = Tally::default();
-        lines.iter().for_each(|line| tally.line(line));
-        tally.skip_log(skips);
-        Steps { tally, failed: Vec::new() }.conclude(Instant::now(), strict)
+    fn concluded(transcript: &str, strict: bool) -> Result<()> {
+        let mut steps = Steps::default();
+        transcript.lines().for_each(|line| {
+            steps.tally.line(line);
+        });
+        steps.conclude(Instant::now(), strict)
     }
 
     #[test]
     fn a_skip_fails_only_under_ci() {
-        let passed = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert!(concluded(&[passed], "SKIPPED: holds: not root\n", false).is_ok());
-        assert!(concluded(&[passed], "SKIPPED: holds: not root\n", true).is_err());
-        assert!(concluded(&[passed], "", true).is_ok());
+        let result = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        let skip = "successes:\n---- holds stdout ----\nSKIPPED holds: not root\n";
+        assert!(concluded(&format!("{skip}{result}"), false).is_ok());
+        assert!(concluded(&format!("{skip}{result}"), true).is_err());
+        assert!(concluded(result, true).is_ok());
     }
 
     #[test]
     fn an_ignored_test_fails_under_ci() {
         let ignored = "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
-        assert!(concluded(&[ignored], "", false).is_ok());
-        assert!(concluded(&[ignored], "", true).is_err());
+        assert!(concluded(ignored, false).is_ok());
+        assert!(concluded(ignored, true).is_err());
+    }
+
+    #[test]
+    fn a_failed_step_is_named_and_the_next_one_still_runs() {
+        let mut steps = Steps::default();
+        assert!(!steps.step("formatting", |_| bail!("not formatted")));
+        assert!(steps.step("clippy", |_| Ok(())));
+        let error = steps.conclude(Instant::now(), false).expect_err("a step failed");
+        assert_eq!(error.to_string(), "failed: formatting");
     }
 }
