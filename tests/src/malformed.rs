@@ -11,7 +11,8 @@ pub struct Malformed {
     /// Its bytes.
     pub frame: Vec<u8>,
     /// Whether a packet socket on the far end can see it: the kernel's receive path drops a frame
-    /// that ends inside its VLAN tag (`skb_vlan_untag`) before any socket.
+    /// that ends less than two bytes after its VLAN tag (`skb_vlan_untag` in
+    /// net/core/skbuff.c) before any socket.
     pub reaches_capture: bool,
 }
 
@@ -29,7 +30,8 @@ pub fn every_class() -> Vec<Malformed> {
         let faults = if packet.is_v4() { ipv4(&packet, start) } else { ipv6(&packet, start) };
         for (fault, frame) in faults.into_iter().chain(transport(&packet, start)) {
             let fault = format!("{name}: {fault}");
-            all.push(Malformed { fault, frame, reaches_capture: true });
+            let reaches_capture = packet.tags.is_empty() || frame.len() >= start + 2;
+            all.push(Malformed { fault, frame, reaches_capture });
         }
     }
     all
