@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use serde_json::Value;
 
 use crate::Result;
 use crate::capture::{Capture, PATIENCE, SILENCE};
@@ -110,12 +111,13 @@ impl Stage {
         })
     }
 
-    /// Listens to silence at the client for `during`.
+    /// Tells the comparator that the guests are equal, and returns its `checkpoint-done` event.
     ///
     /// # Errors
-    /// When a frame arrives.
-    pub fn expect_silence(&mut self, during: Duration) -> Result {
-        self.client().expect_nothing(during)
+    /// When the command fails or nothing follows from it.
+    pub fn checkpoint(&mut self) -> Result<Value> {
+        self.comparator.control().call(&["checkpoint"])?;
+        self.comparator.event("checkpoint-done")
     }
 
     /// Stops the comparator and checks what must hold after every test: nothing more leaves,
