@@ -1,0 +1,159 @@
+//! A comparator that is killed lets nothing uncompared leave, unless it was told to.
+//!
+//! A bridge joins the primary's device and the NIC here, as on a real host: whatever XDP lets
+//! pass reaches the client.
+
+use std::time::{Duration, Instant};
+
+use colo_tests::capture::SILENCE;
+use colo_tests::packet::{Packet, arp};
+use colo_tests::payload::bytes;
+use colo_tests::{Attachment, Launch, Plan, Result, Role, Topology, needs_root};
+
+fn frames(seed: u64) -> Vec<Vec<u8>> {
+    let [v4, v6] = Packet::families();
+    (seed..seed + 10)
+        .flat_map(|n| [v4.udp(1, 2, &bytes(n, 99)), v6.echo(1, 1, &bytes(n, 1200))])
+        .collect()
+}
+
+fn exchange(topology: &mut Topology, frames: &[Vec<u8>]) -> Result {
+    topology.primary.send_all(frames)?;
+    topology.secondary.send_all(frames)?;
+    topology.client.capture().expect_in_any_order(frames)
+}
+
+/// Whether any device of the host has an XDP program.
+fn has_xdp(topology: &Topology) -> Result<bool> {
+    let output = topology.host().command("ip", &["-d", "link", "show"])?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.contains("prog/xdp"))
+}
+
+#[test]
+fn killed_it_stays_closed_and_a_restart_takes_over_within_a_second() -> Result {
+    needs_root!();
+    for mode in ["mode=native", "mode=generic"] {
+        for primary in [Attachment::Tap, Attachment::Veth] {
+            let mut topology = Topology::new(Plan { primary, ..Plan::default() })?;
+            let launch = Launch::on(&topology).port_option(mode);
+            let comparator = launch.clone().start(topology.host())?;
+            exchange(&mut topology, &frames(0))?;
+            topology.primary.send(&Packet::v4().udp(5, 6, b"held when it dies"))?;
+            comparator
+                .control()
+                .await_status("one held", SILENCE * 10, |s| s.count("held") == 1)?;
+            comparator.kill()?;
+
+            topology.primary.send_all(&frames(100))?;
+            topology.primary.send(&arp())?;
+            topology.secondary.send_all(&frames(200))?;
+            topology.client.capture().expect_nothing(SILENCE)?;
+
+            let started = Instant::now();
+            let comparator = launch.start(topology.host())?;
+            let took = started.elapsed();
+            assert!(took <= Duration::from_secs(1), "the restart took {took:?}");
+            topology.client.capture().expect_nothing(SILENCE)?;
+            exchange(&mut topology, &frames(300))?;
+            comparator.stop()?;
+            topology.client.capture().expect_nothing(SILENCE)?;
+            assert!(!has_xdp(&topology)?, "a clean exit detaches what a crash left behind");
+        }
+    }
+    Ok(())
+}
+
+/// The moment of death and of the restart, under traffic.
+#[test]
+fn nothing_leaks_while_it_dies_and_while_it_starts() -> Result {
+    needs_root!();
+    let mut topology = Topology::new(Plan::default())?;
+    let launch = Launch::on(&topology).arguments(&["--compare-timeout", "60000"]);
+    for round in 0..3_u64 {
+        let comparator = launch.clone().start(topology.host())?;
+        std::thread::scope(|scope| -> Result {
+            let guest = &topology.primary;
+            let sender = scope.spawn(move || -> Result {
+                let until = Instant::now() + Duration::from_millis(400);
+                for serial in 0.. {
+                    if Instant::now() >= until {
+                        break;
+                    }
+                    guest.send(&Packet::v4().udp(7, 7, &bytes(round << 32 | serial, 40)))?;
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Ok(())
+            });
+            comparator.kill()?;
+            let comparator = launch.clone().start(topology.host())?;
+            sender.join().expect("the sender does not panic")?;
+            topology.client.capture().expect_nothing(SILENCE)?;
+            // Held frames are of the new process; it ends here the hard way, so as not to flush.
+            comparator.kill()
+        })?;
+        topology.client.capture().expect_nothing(SILENCE)?;
+    }
+    launch.start(topology.host())?.stop()?;
+    topology.client.capture().expect_nothing(SILENCE)
+}
+
+#[test]
+fn with_on_exit_open_the_primary_reaches_the_network_after_a_crash() -> Result {
+    needs_root!();
+    let mut topology = Topology::new(Plan::default())?;
+    let launch = Launch::on(&topology).arguments(&["--on-exit", "open"]);
+    let comparator = launch.clone().start(topology.host())?;
+    topology.primary.send(&Packet::v4().udp(1, 2, b"held"))?;
+    topology.client.capture().expect_nothing(SILENCE)?;
+    comparator.kill()?;
+
+    topology.primary.send_all(&frames(100))?;
+    topology.client.capture().expect(&frames(100))?;
+    topology.secondary.send_all(&frames(200))?;
+    topology.client.capture().expect_nothing(SILENCE)?;
+
+    let comparator = launch.start(topology.host())?;
+    topology.primary.send_all(&frames(300))?;
+    topology.client.capture().expect_nothing(SILENCE)?;
+    topology.secondary.send_all(&frames(300))?;
+    topology.client.capture().expect_in_any_order(&frames(300))?;
+    comparator.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_clean_exit_leaves_the_devices_as_found() -> Result {
+    needs_root!();
+    let mut topology = Topology::new(Plan::default())?;
+    assert!(!has_xdp(&topology)?);
+    let before = topology.host().command("ip", &["-d", "link", "show"])?.stdout;
+    let comparator = Launch::on(&topology).start(topology.host())?;
+    assert!(has_xdp(&topology)?);
+    comparator.stop()?;
+    let after = topology.host().command("ip", &["-d", "link", "show"])?.stdout;
+    assert_eq!(String::from_utf8_lossy(&before), String::from_utf8_lossy(&after));
+    let device = topology.device(Role::Primary).to_owned();
+    let pinned =
+        topology.host().command("find", &["/sys/fs/bpf", "-name", &format!("*{device}*")])?;
+    assert_eq!(String::from_utf8_lossy(&pinned.stdout), "", "pins are left");
+    topology.primary.send_all(&frames(0))?;
+    topology.client.capture().expect(&frames(0))
+}
+
+#[test]
+fn with_keep_closed_a_clean_exit_leaves_the_drop_in_place() -> Result {
+    needs_root!();
+    let mut topology = Topology::new(Plan::default())?;
+    let comparator = Launch::on(&topology).arguments(&["--keep-closed"]).start(topology.host())?;
+    exchange(&mut topology, &frames(0))?;
+    comparator.stop()?;
+    topology.primary.send_all(&frames(100))?;
+    topology.client.capture().expect_nothing(SILENCE)?;
+
+    let comparator = Launch::on(&topology).start(topology.host())?;
+    exchange(&mut topology, &frames(200))?;
+    comparator.stop()?;
+    topology.primary.send_all(&frames(300))?;
+    topology.client.capture().expect(&frames(300))
+}
