@@ -30,8 +30,8 @@ pub enum Standalone {
 ///
 /// The kernel copies a map value without a lock while the program may be reading it. Each field
 /// is one byte and an update changes one of them, so that no frame ever sees half an update:
-/// first the idle bank's length, then the bank.
-#[repr(C)]
+/// first the idle bank's length, then the bank. The program reads all four in one load.
+#[repr(C, align(4))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Control {
     /// A [`Standalone`].

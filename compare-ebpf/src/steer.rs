@@ -52,14 +52,19 @@ static SECONDARY: Global<u8> = Global::new(0);
 #[xdp(frags)]
 fn steer(frame: XdpContext) -> u32 {
     // Slot 0 of an array of one always exists; the verifier wants to hear it.
-    let Some(control) = CONTROL.get(0) else { return XDP_DROP };
-    if control.standalone == Standalone::Forward as u8 {
+    let Some(control) = CONTROL.get_ptr(0) else { return XDP_DROP };
+    // SAFETY: Control is four bytes, aligned to four. Volatile: one load, so that all decisions
+    // about a frame follow one setting.
+    let word = unsafe { control.cast::<u32>().read_volatile() };
+    let [standalone, bank, even, odd] = word.to_ne_bytes();
+    if standalone == Standalone::Forward as u8 {
         return leave(&frame, Outcome::StandaloneForwarded);
     }
-    if control.standalone == Standalone::Drop as u8 {
+    if standalone == Standalone::Drop as u8 {
         return drop(&frame, Outcome::StandaloneDropped);
     }
-    if is_bypassed(&frame, *control) {
+    let (bank, rules) = if bank == 0 { (0, even) } else { (1, odd) };
+    if rules != 0 && is_bypassed(&frame, bank * RULES_PER_BANK, u32::from(rules)) {
         return if SECONDARY.load() == 0 {
             leave(&frame, Outcome::Bypassed)
         } else {
@@ -69,18 +74,13 @@ fn steer(frame: XdpContext) -> u32 {
     to_socket(&frame)
 }
 
-/// Whether a rule in force matches the frame.
+/// Whether one of `count` rules, from index `first` on, matches the frame.
 #[inline(always)]
-fn is_bypassed(frame: &XdpContext, control: Control) -> bool {
-    let bank = u32::from(control.bank & 1);
-    let rules = u32::from(control.rules[bank as usize & 1]);
-    if rules == 0 {
-        return false;
-    }
+fn is_bypassed(frame: &XdpContext, first: u32, count: u32) -> bool {
     match Flow::of(frame) {
-        Some(flow) => rules::any_matches(&flow, bank * RULES_PER_BANK, rules),
+        Some(flow) => rules::any_matches(&flow, first, count),
         None => {
-            count(frame, Outcome::Unparsed);
+            tally(frame, Outcome::Unparsed);
             false
         }
     }
@@ -94,7 +94,7 @@ fn to_socket(frame: &XdpContext) -> u32 {
     let otherwise = if EMPTY_SLOT_PASSES.load() == 0 { XDP_DROP } else { XDP_PASS };
     match SOCKETS.redirect(queue, u64::from(otherwise)) {
         Ok(action) => {
-            count(frame, Outcome::Steered);
+            tally(frame, Outcome::Steered);
             action
         }
         Err(action) => {
@@ -103,7 +103,7 @@ fn to_socket(frame: &XdpContext) -> u32 {
             } else {
                 Outcome::NoSocketPassed
             };
-            count(frame, outcome);
+            tally(frame, outcome);
             debug!(frame, "queue {} has no socket, action {}", queue, action);
             action
         }
@@ -115,12 +115,12 @@ fn to_socket(frame: &XdpContext) -> u32 {
 fn leave(frame: &XdpContext, outcome: Outcome) -> u32 {
     match OUTPUT.redirect(0, u64::from(XDP_DROP)) {
         Ok(action) => {
-            count(frame, outcome);
+            tally(frame, outcome);
             debug!(frame, "outcome {}", outcome as u32);
             action
         }
         Err(action) => {
-            count(frame, Outcome::NoOutput);
+            tally(frame, Outcome::NoOutput);
             debug!(frame, "no output device");
             action
         }
@@ -130,14 +130,14 @@ fn leave(frame: &XdpContext, outcome: Outcome) -> u32 {
 /// Drops the frame and counts it.
 #[inline(always)]
 fn drop(frame: &XdpContext, outcome: Outcome) -> u32 {
-    count(frame, outcome);
+    tally(frame, outcome);
     debug!(frame, "outcome {}", outcome as u32);
     XDP_DROP
 }
 
 /// Adds the frame to this CPU's tally of `outcome`.
 #[inline(always)]
-fn count(frame: &XdpContext, outcome: Outcome) {
+fn tally(frame: &XdpContext, outcome: Outcome) {
     let Some(tally) = OUTCOMES.get_ptr_mut(outcome as u32) else { return };
     // SAFETY: the helper takes the program's own context. It counts the fragments of a frame that
     // is longer than one buffer, which `data_end - data` does not.

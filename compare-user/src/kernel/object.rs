@@ -76,8 +76,9 @@ fn load_once(result: Result<(), ProgramError>, name: &'static str) -> Result<(),
             let log = verifier_log.to_string();
             tracing::debug!(program = name, %log, "verifier log");
             // The last line but the statistics says what was wrong.
-            let reasons = log.lines().filter(|line| !line.starts_with("processed "));
-            let reason = reasons.last().unwrap_or_default();
+            const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+            let is_statistics = |line: &str| STATISTICS.iter().any(|name| line.starts_with(name));
+            let reason = log.lines().rfind(|line| !is_statistics(line)).unwrap_or_default();
             Err(KernelError::Rejected { program: name, detail: format!("{io_error}: {reason}") })
         }
         Err(error) => Err(fault(name, "loading the program", &error)),

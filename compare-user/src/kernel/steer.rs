@@ -1,6 +1,6 @@
 //! The `steer` program on one device: where its frames go, and how many went where.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aya::Ebpf;
@@ -120,7 +120,11 @@ impl Steer {
     ///
     /// # Errors
     /// When the queue is out of range or the descriptor is no bound AF_XDP socket.
-    pub fn register_socket(&mut self, queue: u32, socket: impl AsRawFd) -> Result<(), KernelError> {
+    pub fn register_socket(
+        &mut self,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), KernelError> {
         let mut sockets = XskMap::try_from(map(&mut self.ebpf, "SOCKETS")?)
             .map_err(|error| KernelError::failed("SOCKETS", "opening", error))?;
         sockets.set(queue, socket.as_raw_fd(), 0).map_err(|error| {
