@@ -4,7 +4,7 @@
 mod ctl;
 mod duration;
 mod replay;
-//mod run;
+mod run;
 
 use std::process::ExitCode;
 
@@ -35,6 +35,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::Args>),
     Replay(replay::Args),
     Ctl(ctl::Args),
 }
@@ -74,6 +75,7 @@ pub fn main() -> ExitCode {
         return fail(&failure);
     }
     let result = match &cli.command {
+        Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Ctl(args) => ctl::run(args),
     };
