@@ -149,6 +149,19 @@ impl Launch {
         self
     }
 
+    /// The command line as a person would type it, without what only the harness needs.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let mut line = String::from("colo-xdp run");
+        for (role, port) in Role::ALL.iter().zip(&self.ports) {
+            line.extend([" ", role.option(), " ", port]);
+        }
+        for option in &self.options {
+            line.extend([" ", &option.to_string_lossy()]);
+        }
+        line
+    }
+
     /// Starts it in `namespace` and waits until it is ready.
     ///
     /// # Errors
