@@ -2,7 +2,7 @@
 
 use colo_tests::Packet;
 use colo_tests::payload::Seed;
-use colo_tests::segment::{ACK, PSH, Segment};
+use colo_tests::segment::{ACK, LARGEST_PAYLOAD, PSH, Segment};
 
 /// Port of the guests' web server.
 const HTTP: u16 = 80;
@@ -14,8 +14,6 @@ pub(super) const CLIENT: u16 = 40_000;
 pub(super) const UNLUCKY_CLIENT: u16 = 40_007;
 /// Bytes of TCP per family and round: nine full segments.
 const STREAM: usize = 12_000;
-/// Largest TCP payload in an Ethernet frame of 1,514 bytes.
-const LARGEST_SEGMENT: usize = 1440;
 
 /// One burst of the same output from both guests.
 pub(super) struct Round {
@@ -49,12 +47,12 @@ impl Conversations {
             let ours = segment.clone().timestamps(1_000 + u32::from(self.serial), 7).stream(
                 &packet,
                 &stream,
-                &cuts_of(stream.len(), LARGEST_SEGMENT),
+                &cuts_of(stream.len(), LARGEST_PAYLOAD),
             );
             let theirs = segment.timestamps(9_000 + u32::from(self.serial), 3).window(512).stream(
                 &packet.clone().hops(63).identification(self.serial),
                 &stream,
-                &self.seed.cuts(stream.len(), LARGEST_SEGMENT),
+                &self.seed.cuts(stream.len(), LARGEST_PAYLOAD),
             );
             let mut datagrams = Vec::new();
             for number in 0..6_u16 {
