@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::{Value, json};
 
@@ -47,6 +47,7 @@ pub(super) fn tell(screen: &Screen, binary: &Path) -> anyhow::Result<Value> {
     write(&primary, &ours)?;
     write(&secondary, &theirs)?;
     let same = replay(screen, binary, &primary, &secondary, EQUAL)?;
+    ensure!(same["equal"] == true, "not equal: {same}");
     let frames: usize = ours.iter().map(Vec::len).sum();
     screen.say(&format!("   equal: all {frames} frames of the primary would have left."));
 
@@ -57,7 +58,19 @@ pub(super) fn tell(screen: &Screen, binary: &Path) -> anyhow::Result<Value> {
     write(&primary, &ours)?;
     write(&secondary, &theirs)?;
     let different = replay(screen, binary, &primary, &secondary, DIFFERENT)?;
-    let held = story.primary_frames.len() - 1;
+    let divergent: Vec<&Value> = different["flows"]
+        .as_array()
+        .context("the verdict lists flows")?
+        .iter()
+        .filter(|flow| flow["equal"] == false)
+        .collect();
+    let [divergent] = divergent[..] else { bail!("one flow was to differ: {different}") };
+    let divergence = &divergent["divergence"];
+    ensure!(divergence["offset"] == story.at, "another offset than {}: {divergence}", story.at);
+    let count = |name: &str| {
+        different["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
+    };
+    let (released, held) = (count("released")?, count("primary_held")?);
     screen.say(&format!(
         "   DIVERGENCE at byte {} of the stream to port {}:\n     primary   {}\n     secondary {}\n   \
             {held} frames would have been held until a checkpoint.",
@@ -71,14 +84,14 @@ pub(super) fn tell(screen: &Screen, binary: &Path) -> anyhow::Result<Value> {
     screen.heading(&format!("Left out without root: {}.", left_out.join(", ")));
     Ok(json!({
         "demo": "captures",
-        "released": frames + 1,
+        "released": released,
         "held": held,
         "divergences": 1,
-        "lost": 0,
+        "divergence": divergence,
+        "lost": count("lost")?,
+        // Replay keeps frames on the heap: there is no frame memory whose books could be wrong.
         "frames_unaccounted": 0,
         "left_out": left_out,
-        "same": same,
-        "different": different,
     }))
 }
 

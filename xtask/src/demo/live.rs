@@ -155,6 +155,9 @@ impl Story<'_> {
         let event = self.stage.comparator.event("divergence")?;
         self.stage.comparator.event("checkpoint-requested")?;
         ensure!(event["offset"] == story.at, "another offset than {}: {event}", story.at);
+        for (side, bytes) in [("primary", &story.primary), ("secondary", &story.secondary)] {
+            ensure!(event[side]["byte"] == bytes[story.at], "another {side} byte: {event}");
+        }
         self.stage.client().expect(&story.primary_frames[..1])?;
         self.delivered += 1;
         self.stage.client().expect_nothing(SILENCE)?;
