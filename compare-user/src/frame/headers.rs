@@ -44,6 +44,28 @@ pub struct TcpFields {
     pub flags: u8,
 }
 
+impl TcpFields {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// Push; not compared.
+    pub const PSH: u8 = 0x08;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
+    /// The urgent pointer counts; not compared.
+    pub const URG: u8 = 0x20;
+
+    /// Whether any of `flags` is set.
+    #[inline]
+    #[must_use]
+    pub fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+}
+
 /// How the frame is to be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {

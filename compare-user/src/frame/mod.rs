@@ -3,8 +3,12 @@
 //! Everything here reads bytes through [`FrameStore`], so that the same code serves frames in
 //! UMEM, in heap buffers and in capture files, contiguous or in several chunks.
 
+pub mod checksum;
 mod headers;
 mod key;
+mod parse;
+#[cfg(test)]
+mod samples;
 mod store;
 
 pub use headers::{Class, Headers, Malformed, PassReason, TcpFields};

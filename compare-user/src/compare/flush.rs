@@ -1,0 +1,143 @@
+//! Checkpoint, failover, rearm and shutdown.
+
+use super::flow::Kind;
+use super::held::{List, NIL, Role};
+use super::segments::Segments;
+use super::verdict::{Discard, Release, Side, Sink};
+use super::{Comparator, Timestamp, Turn};
+use crate::frame::FrameStore;
+
+impl<F> Comparator<F> {
+    /// The guests are equal: every held primary frame leaves, oldest first; every waiting
+    /// secondary frame is dropped; TCP marks move to the end of what was released.
+    pub fn checkpoint_done<S, K>(&mut self, now: Timestamp, store: &S, sink: &mut K)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        self.counters.checkpoints += 1;
+        self.flush(Side::Primary, &mut Turn { store, sink, now });
+    }
+
+    /// One side is lost: what the survivor has held leaves, and from now on its frames pass
+    /// uncompared, until [`Comparator::rearm`].
+    pub fn failover<S, K>(&mut self, survivor: Side, now: Timestamp, store: &S, sink: &mut K)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        self.flush(survivor, &mut Turn { store, sink, now });
+        self.standalone = Some(survivor);
+    }
+
+    /// Two equal guests run again: compare from here on. What was known of the streams is
+    /// forgotten, because it is out of date.
+    pub fn rearm(&mut self) {
+        if self.standalone.take().is_some() {
+            self.epoch += 1;
+            self.rearmed = self.epoch;
+        }
+    }
+
+    /// Releases everything held, so that nothing is lost when the comparator ends.
+    pub fn shut_down<S, K>(&mut self, now: Timestamp, store: &S, sink: &mut K)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let survivor = self.standalone.unwrap_or(Side::Primary);
+        self.flush(survivor, &mut Turn { store, sink, now });
+    }
+
+    /// Empties every queue: frames of `survivor` leave, those of the other side are dropped.
+    fn flush<S, K>(&mut self, survivor: Side, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        self.epoch += 1;
+        self.requested = None;
+        self.table_reported = false;
+        self.contested.clear();
+        while let Some(record) = self.slab.oldest() {
+            let flow = self.slab.get(record).flow;
+            self.bring_up_to_date(flow);
+            let leaves = self.slab.get(record).role == Role::Frame(survivor);
+            let ghost = if leaves { self.note_flushed(record, turn) } else { None };
+            if leaves {
+                self.release_held(record, Release::Flushed, turn);
+            } else {
+                self.discard_held(record, Discard::Flushed, turn);
+            }
+            if let Some(hash) = ghost {
+                self.slab.leave_ghost(flow, hash, turn.now);
+            }
+        }
+    }
+
+    /// Moves the TCP mark past a segment that is about to be flushed; of a datagram, returns the
+    /// hash by which its late copy is recognised.
+    fn note_flushed<S, K>(&mut self, record: u32, turn: &mut Turn<'_, S, K>) -> Option<u64>
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let held = self.slab.get(record);
+        let (flow, segment, span) = (held.flow, held.segment, held.span);
+        match &mut self.flows.get_mut(flow).kind {
+            Kind::Stream(stream) => {
+                if stream.known.mark {
+                    stream.mark = stream.mark.later(segment.end);
+                }
+                None
+            }
+            Kind::Datagrams(_) => {
+                let frame = self.slab.frame(record);
+                Some(self.hasher.hash(turn.store, frame, &span, flow))
+            }
+        }
+    }
+
+    /// Applies to a flow what happened to all flows since it was last touched. Costs nothing at
+    /// the checkpoint itself, however many flows there are.
+    #[inline]
+    pub(super) fn bring_up_to_date(&mut self, flow: u32) {
+        let entry = self.flows.get_mut(flow);
+        if entry.epoch == self.epoch {
+            return;
+        }
+        let forget = entry.epoch < self.rearmed;
+        entry.epoch = self.epoch;
+        entry.reported = false;
+        entry.blocked = false;
+        match &mut entry.kind {
+            Kind::Stream(_) if forget => entry.kind = Kind::STREAM,
+            Kind::Datagrams(_) if forget => entry.kind = Kind::DATAGRAMS,
+            Kind::Stream(stream) => {
+                // Whatever was queued is being flushed, by the walk in order of age.
+                stream.primary = Segments::EMPTY;
+                stream.secondary = Segments::EMPTY;
+                stream.gated = List::EMPTY;
+                stream.next = List::EMPTY;
+                stream.known.primary_end = false;
+                stream.known.secondary_end = false;
+                // The secondary is the primary now: it has received what the primary has.
+                if stream.known.primary_acknowledged {
+                    let primary = stream.primary_acknowledged;
+                    stream.secondary_acknowledged = if stream.known.secondary_acknowledged {
+                        stream.secondary_acknowledged.later(primary)
+                    } else {
+                        primary
+                    };
+                    stream.known.secondary_acknowledged = true;
+                }
+            }
+            Kind::Datagrams(datagrams) => {
+                datagrams.primary = List::EMPTY;
+                datagrams.secondary = List::EMPTY;
+                datagrams.unindexed = NIL;
+                datagrams.contested = false;
+            }
+        }
+    }
+}

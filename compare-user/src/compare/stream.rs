@@ -1,0 +1,558 @@
+//! The rules for TCP (DESIGN.md section 4.1).
+//!
+//! A primary segment passes two places: the queue by sequence number, until all its bytes have
+//! been compared, and the gate, until the secondary has acknowledged as much as it does.
+
+use super::config::AckGate;
+use super::content::first_difference;
+use super::flow::{Kind, Known, Stream};
+use super::held::{NIL, Segment};
+use super::sequence::Sequence;
+use super::verdict::{Discard, Reason, Release, Side, Sink};
+use super::{Comparator, Finding, Incoming, Turn};
+use crate::frame::{FrameStore, TcpFields};
+
+impl Stream {
+    /// Whether the secondary has acknowledged what `segment` acknowledges.
+    fn acknowledges_enough(&self, segment: &Segment) -> bool {
+        if !segment.has(Segment::ACK) || segment.has(Segment::RST) {
+            return true;
+        }
+        self.known.secondary_acknowledged
+            && segment.acknowledgement.at_or_before(self.secondary_acknowledged)
+    }
+
+    fn note_primary_acknowledgement(&mut self, segment: &Segment) {
+        if segment.has(Segment::ACK) {
+            self.primary_acknowledged = if self.known.primary_acknowledged {
+                self.primary_acknowledged.later(segment.acknowledgement)
+            } else {
+                segment.acknowledgement
+            };
+            self.known.primary_acknowledged = true;
+        }
+    }
+
+    fn note_secondary_acknowledgement(&mut self, segment: &Segment) {
+        if segment.has(Segment::ACK) {
+            self.secondary_acknowledged = if self.known.secondary_acknowledged {
+                self.secondary_acknowledged.later(segment.acknowledgement)
+            } else {
+                segment.acknowledgement
+            };
+            self.known.secondary_acknowledged = true;
+        }
+    }
+
+    /// A SYN of the primary that still waits for the secondary's.
+    fn waits_for_syn(&self) -> bool {
+        self.known.primary_syn && !self.known.secondary_syn
+    }
+}
+
+/// What the two streams say at the compared mark.
+enum Step {
+    /// Nothing more can be decided now.
+    Wait,
+    /// The first primary segment has been compared to its end.
+    Primary,
+    /// The first secondary segment has.
+    Secondary,
+    /// These are to be compared up to here.
+    Compare(u32, u32, Sequence),
+    /// This side's segment goes on where the other side has ended its stream.
+    PastEnd(Side, u32),
+}
+
+impl<F> Comparator<F> {
+    #[inline]
+    pub(super) fn segment<S, K>(
+        &mut self,
+        incoming: Incoming<F>,
+        fields: &TcpFields,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let Some((flow, incoming)) = self.flow_of(incoming, Kind::STREAM, turn) else {
+            return;
+        };
+        let segment = Segment::new(&incoming.headers, fields);
+        match (incoming.side, segment.has(Segment::SYN)) {
+            (Side::Primary, false) => self.primary_segment(flow, incoming, segment, turn),
+            (Side::Primary, true) => self.primary_syn(flow, incoming, segment, turn),
+            (Side::Secondary, false) => self.secondary_segment(flow, incoming, segment, turn),
+            (Side::Secondary, true) => {
+                self.secondary_syn(flow, incoming, segment, Sequence(fields.sequence), turn);
+            }
+        }
+    }
+
+    #[inline]
+    fn primary_segment<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let ack_gate = self.config.ack_gate;
+        let stream = self.flows.get_mut(flow).stream();
+        if !stream.known.mark {
+            // Seen first in mid-stream.
+            stream.mark = segment.start;
+            stream.origin = segment.start;
+            stream.known.mark = true;
+        }
+        stream.note_primary_acknowledgement(&segment);
+        if segment.has(Segment::FIN) {
+            stream.primary_end = segment.end;
+            stream.known.primary_end = true;
+        }
+        let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
+        let ends = segment.has(Segment::FIN | Segment::RST);
+        if segment.is_empty() && !ends {
+            if ack_gate != AckGate::All || enough && stream.gated.is_empty() {
+                return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
+            }
+            return self.hold_at_gate(flow, incoming, segment, turn);
+        }
+        let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
+        if segment.is_empty() && segment.has(Segment::RST) && nothing_before {
+            // All that it follows has left, or was never seen (a refusal carries number zero).
+            return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
+        }
+        if segment.end.at_or_before(stream.mark) {
+            if enough && (!ends || stream.gated.is_empty()) {
+                let why =
+                    if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
+                return self.release(incoming.frame, why, incoming.checksum, turn);
+            }
+            return self.hold_at_gate(flow, incoming, segment, turn);
+        }
+        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            let stream = self.flows.get_mut(flow).stream();
+            stream.primary.insert(&mut self.slab, record);
+            self.advance(flow, turn);
+        }
+    }
+
+    fn hold_at_gate<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            let stream = self.flows.get_mut(flow).stream();
+            self.slab.enqueue(&mut stream.gated, record);
+        }
+    }
+
+    #[inline]
+    fn secondary_segment<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        if !stream.next.is_empty() {
+            return self.hold_for_next(flow, incoming, segment, turn);
+        }
+        stream.note_secondary_acknowledgement(&segment);
+        if segment.has(Segment::FIN) {
+            stream.secondary_end = segment.end;
+            stream.known.secondary_end = true;
+        }
+        let old = stream.known.mark && segment.end.at_or_before(stream.mark);
+        if segment.is_empty() || old {
+            let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
+            self.discard(incoming.frame, Side::Secondary, why, turn);
+        } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            let stream = self.flows.get_mut(flow).stream();
+            stream.secondary.insert(&mut self.slab, record);
+        }
+        self.advance(flow, turn);
+    }
+
+    /// Compares as far as both streams reach, then opens the gate as far as the secondary has
+    /// acknowledged.
+    #[inline]
+    fn advance<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        loop {
+            match self.step(flow) {
+                Step::Wait => break,
+                Step::Primary => {
+                    let stream = self.flows.get_mut(flow).stream();
+                    let first = stream.primary.remove_first(&mut self.slab);
+                    self.pass_gate(flow, first.expect("step saw it"), turn);
+                }
+                Step::Secondary => {
+                    let stream = self.flows.get_mut(flow).stream();
+                    let first = stream.secondary.remove_first(&mut self.slab);
+                    self.discard_held(first.expect("step saw it"), Discard::Compared, turn);
+                }
+                Step::Compare(ours, theirs, until) => {
+                    if !self.compare(flow, ours, theirs, until, turn) {
+                        break;
+                    }
+                }
+                Step::PastEnd(side, record) => {
+                    self.past_end(flow, side, record, turn);
+                    break;
+                }
+            }
+        }
+        self.open_gate(flow, turn);
+    }
+
+    /// Looks at the first segment of each side and the mark.
+    #[inline]
+    fn step(&mut self, flow: u32) -> Step {
+        let entry = self.flows.get_mut(flow);
+        let blocked = entry.blocked;
+        let stream = entry.stream();
+        if !stream.known.mark || stream.waits_for_syn() {
+            return Step::Wait;
+        }
+        let mark = stream.mark;
+        let ours = stream.primary.first(&self.slab);
+        if let Some(record) = ours
+            && self.slab.get(record).segment.end.at_or_before(mark)
+        {
+            return Step::Primary;
+        }
+        let theirs = stream.secondary.first(&self.slab);
+        if let Some(record) = theirs
+            && self.slab.get(record).segment.end.at_or_before(mark)
+        {
+            return Step::Secondary;
+        }
+        if blocked {
+            return Step::Wait;
+        }
+        // From here on both first segments, if any, have bytes above the mark.
+        let at_mark = |record: u32| self.slab.get(record).segment.start.at_or_before(mark);
+        match (ours, theirs) {
+            (Some(ours), Some(theirs)) if at_mark(ours) && at_mark(theirs) => {
+                let until =
+                    self.slab.get(ours).segment.end.earlier(self.slab.get(theirs).segment.end);
+                Step::Compare(ours, theirs, until)
+            }
+            (Some(ours), _)
+                if stream.known.secondary_end && stream.secondary_end.at_or_before(mark) =>
+            {
+                Step::PastEnd(Side::Primary, ours)
+            }
+            (_, Some(theirs))
+                if stream.known.primary_end && stream.primary_end.at_or_before(mark) =>
+            {
+                Step::PastEnd(Side::Secondary, theirs)
+            }
+            _ => Step::Wait,
+        }
+    }
+
+    /// Compares both streams from the mark up to `until` and moves the mark there. False if they
+    /// differ.
+    #[inline]
+    fn compare<S, K>(
+        &mut self,
+        flow: u32,
+        ours: u32,
+        theirs: u32,
+        until: Sequence,
+        turn: &mut Turn<'_, S, K>,
+    ) -> bool
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let (mark, origin) = {
+            let stream = self.flows.get_mut(flow).stream();
+            (stream.mark, stream.origin)
+        };
+        let place = |record: u32| {
+            let held = self.slab.get(record);
+            held.span.start() + mark.distance_from(held.segment.start) as usize
+        };
+        let (our_place, their_place) = (place(ours), place(theirs));
+        let found = first_difference(
+            turn.store,
+            (self.slab.frame(ours), our_place),
+            (self.slab.frame(theirs), their_place),
+            until.distance_from(mark) as usize,
+        );
+        let entry = self.flows.get_mut(flow);
+        let Some(at) = found else {
+            entry.stream().mark = until;
+            return true;
+        };
+        // The bytes before the difference are equal; the mark says so.
+        let equal = u32::try_from(at).unwrap_or(u32::MAX);
+        entry.stream().mark = mark.advanced(equal);
+        entry.blocked = true;
+        let finding = Finding {
+            reason: Reason::Payload,
+            side: Side::Secondary,
+            offset: mark.advanced(equal).distance_from(origin),
+            primary: Some((ours, our_place + at)),
+            secondary: Some((theirs, their_place + at)),
+        };
+        self.diverge(flow, finding, turn);
+        false
+    }
+
+    #[cold]
+    fn past_end<S, K>(&mut self, flow: u32, side: Side, record: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let held = self.slab.get(record);
+        let (start, segment) = (held.span.start(), held.segment);
+        let entry = self.flows.get_mut(flow);
+        entry.blocked = true;
+        let stream = entry.stream();
+        let from = stream.mark.later(segment.start);
+        let offset = from.distance_from(stream.origin);
+        let exhibit = Some((record, start + from.distance_from(segment.start) as usize));
+        let (primary, secondary) = match side {
+            Side::Primary => (exhibit, None),
+            Side::Secondary => (None, exhibit),
+        };
+        let reason = Reason::StreamEnd;
+        let finding = Finding { reason, side: side.other(), offset, primary, secondary };
+        self.diverge(flow, finding, turn);
+    }
+
+    /// A primary segment whose bytes are compared: it leaves, or waits for the secondary's
+    /// acknowledgement behind those that wait already.
+    #[inline]
+    fn pass_gate<S, K>(&mut self, flow: u32, record: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let segment = self.slab.get(record).segment;
+        let open = self.config.ack_gate == AckGate::Off;
+        let stream = self.flows.get_mut(flow).stream();
+        if open || stream.gated.is_empty() && stream.acknowledges_enough(&segment) {
+            self.release_held(record, released_as(&segment), turn);
+        } else {
+            self.slab.enqueue(&mut stream.gated, record);
+        }
+    }
+
+    #[inline]
+    fn open_gate<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let head = stream.gated.head;
+            if head == NIL || !stream.acknowledges_enough(&self.slab.get(head).segment) {
+                return;
+            }
+            let segment = self.slab.get(head).segment;
+            self.slab.dequeue(&mut stream.gated, head);
+            self.release_held(head, released_as(&segment), turn);
+        }
+    }
+
+    /// The primary's SYN or SYN-ACK begins a new incarnation. It leaves when the secondary has
+    /// begun it too: a client that answers must find both replicas ready for the answer. Numbers
+    /// are not compared: the two initial ones differ until a checkpoint.
+    fn primary_syn<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        let repeated = stream.known.primary_syn && stream.origin == segment.start;
+        if !repeated {
+            self.supersede(flow, turn);
+            let entry = self.flows.get_mut(flow);
+            entry.reported = false;
+            entry.blocked = false;
+            let stream = entry.stream();
+            stream.mark = segment.start;
+            stream.origin = segment.start;
+            stream.known = Known { mark: true, primary_syn: true, ..Known::default() };
+            self.adopt_next(flow, turn);
+        }
+        let stream = self.flows.get_mut(flow).stream();
+        stream.note_primary_acknowledgement(&segment);
+        if !stream.waits_for_syn() && segment.end.at_or_before(stream.mark) {
+            let why = if repeated { Release::Retransmission } else { Release::Matched };
+            self.release(incoming.frame, why, incoming.checksum, turn);
+            return self.advance(flow, turn);
+        }
+        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            let stream = self.flows.get_mut(flow).stream();
+            stream.primary.insert(&mut self.slab, record);
+            self.advance(flow, turn);
+        }
+    }
+
+    /// Held segments of the old incarnation leave, in stream order; what the secondary has
+    /// waiting of it is dropped.
+    fn supersede<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let gated = stream.gated.head;
+            if gated == NIL {
+                break;
+            }
+            self.slab.dequeue(&mut stream.gated, gated);
+            self.release_held(gated, Release::Superseded, turn);
+        }
+        while let Some(record) =
+            self.flows.get_mut(flow).stream().primary.remove_first(&mut self.slab)
+        {
+            self.release_held(record, Release::Superseded, turn);
+        }
+        self.drop_secondary(flow, turn);
+    }
+
+    fn drop_secondary<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        while let Some(record) =
+            self.flows.get_mut(flow).stream().secondary.remove_first(&mut self.slab)
+        {
+            self.discard_held(record, Discard::Flushed, turn);
+        }
+    }
+
+    fn secondary_syn<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        initial: Sequence,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        if !stream.next.is_empty() {
+            return self.hold_for_next(flow, incoming, segment, turn);
+        }
+        if stream.known.secondary_syn && stream.secondary_initial == initial {
+            let why = Discard::Retransmission;
+            return self.discard(incoming.frame, Side::Secondary, why, turn);
+        }
+        if !stream.waits_for_syn() {
+            return self.hold_for_next(flow, incoming, segment, turn);
+        }
+        stream.known.secondary_syn = true;
+        stream.secondary_initial = initial;
+        stream.note_secondary_acknowledgement(&segment);
+        self.drop_secondary(flow, turn);
+        self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
+        self.advance(flow, turn);
+    }
+
+    /// Keeps what the secondary sends in an incarnation that the primary has not begun.
+    fn hold_for_next<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        let head = stream.next.head;
+        if head != NIL
+            && segment.has(Segment::SYN)
+            && self.slab.get(head).segment.start == segment.start
+        {
+            let why = Discard::Retransmission;
+            return self.discard(incoming.frame, Side::Secondary, why, turn);
+        }
+        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            let stream = self.flows.get_mut(flow).stream();
+            self.slab.enqueue(&mut stream.next, record);
+        }
+    }
+
+    /// The primary has begun the incarnation that the secondary began before it: what the
+    /// secondary sent in it, up to a further SYN, is taken up as if it came now.
+    fn adopt_next<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let mut syn_seen = false;
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let record = stream.next.head;
+            if record == NIL {
+                return;
+            }
+            let segment = self.slab.get(record).segment;
+            if segment.has(Segment::SYN) {
+                if std::mem::replace(&mut syn_seen, true) {
+                    return;
+                }
+                stream.known.secondary_syn = true;
+                stream.secondary_initial = Sequence(segment.start.0.wrapping_sub(1));
+            }
+            stream.note_secondary_acknowledgement(&segment);
+            if segment.has(Segment::FIN) {
+                stream.secondary_end = segment.end;
+                stream.known.secondary_end = true;
+            }
+            self.slab.dequeue(&mut stream.next, record);
+            if segment.is_empty() {
+                self.discard_held(record, Discard::Compared, turn);
+            } else {
+                stream.secondary.insert(&mut self.slab, record);
+            }
+        }
+    }
+}
+
+/// How a segment that has had its turn is counted.
+fn released_as(segment: &Segment) -> Release {
+    if segment.is_empty() && !segment.has(Segment::SYN) {
+        Release::NoPayload
+    } else {
+        Release::Matched
+    }
+}

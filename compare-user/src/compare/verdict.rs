@@ -1,0 +1,157 @@
+//! What the comparator says: releases, discards, divergences and checkpoint requests.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{FlowKey, FrameStore};
+
+/// Which replica a frame comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The replica whose output leaves.
+    Primary,
+    /// The replica whose output is only compared.
+    Secondary,
+}
+
+impl Side {
+    /// The other replica.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Primary => Self::Secondary,
+            Self::Secondary => Self::Primary,
+        }
+    }
+}
+
+/// State of the L4 checksum of a frame that is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// As it should be on the wire, or none of our business.
+    AsFound,
+    /// The field may hold only the pseudo-header sum, left by a guest that offloads checksums;
+    /// whoever sends the frame completes it first.
+    Partial,
+}
+
+/// Why a frame leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Release {
+    /// The secondary produced the same output.
+    Matched,
+    /// Not subject to comparison: not IP, ARP, neighbour discovery, group membership.
+    Passed,
+    /// A frame that contradicts itself; handled like one that is not IP.
+    Malformed,
+    /// A TCP segment without payload that need not wait (any longer).
+    NoPayload,
+    /// TCP bytes that have left before.
+    Retransmission,
+    /// A new incarnation of the connection began while the old one's segments were held.
+    Superseded,
+    /// Held when a checkpoint, failover or shutdown flushed it.
+    Flushed,
+    /// Passed uncompared after failover.
+    Standalone,
+}
+
+/// Why a frame goes back to free memory unsent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Discard {
+    /// A secondary frame that did its work: it matched, or it is not compared.
+    Compared,
+    /// A secondary frame that is not compared (not IP, malformed, standalone).
+    NotCompared,
+    /// A secondary segment of bytes already compared.
+    Retransmission,
+    /// A secondary copy of a datagram that a flush had released.
+    LateCopy,
+    /// A waiting secondary frame when a flush, failover or new incarnation dropped it.
+    Flushed,
+    /// The flow's queue was full.
+    QueueFull,
+    /// The share of frame memory that may be held was used up.
+    MemoryFull,
+    /// No flow could be tracked: every tracked one holds frames.
+    FlowsFull,
+    /// The lost side's frames after failover.
+    Standalone,
+}
+
+impl Discard {
+    /// True when output of the guest was lost, not merely consumed.
+    #[must_use]
+    pub fn is_loss(self) -> bool {
+        matches!(self, Self::QueueFull | Self::MemoryFull | Self::FlowsFull)
+    }
+}
+
+/// Why two outputs are not the same, or cannot be shown to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// A byte differs.
+    Payload,
+    /// Datagrams of different length.
+    Length,
+    /// One side ended its TCP stream where the other continues.
+    StreamEnd,
+    /// A frame found no partner within the compare timeout.
+    Timeout,
+    /// The flow's queue was full and a frame was dropped.
+    QueueFull,
+    /// The share of frame memory that may be held was used up and a frame was dropped.
+    Memory,
+    /// Every tracked flow holds frames and a frame of a new flow was dropped.
+    FlowTable,
+}
+
+/// One side's view of a divergence.
+pub struct Exhibit<'a, S: FrameStore> {
+    /// The frame.
+    pub frame: &'a S::Frame,
+    /// Offset in the frame of the first byte that differs, or of the first compared byte.
+    pub at: usize,
+}
+
+/// Proof, or a timeout, that the two outputs are not the same.
+pub struct Divergence<'a, S: FrameStore> {
+    /// The flow.
+    pub flow: &'a FlowKey,
+    /// What was found.
+    pub reason: Reason,
+    /// The side whose frame was found wanting (timeouts and full queues).
+    pub side: Side,
+    /// TCP: bytes since the start of the stream (or since the first segment seen). Datagrams:
+    /// bytes into the datagram's payload.
+    pub offset: u32,
+    /// How long the older of the frames had waited.
+    pub waited: Duration,
+    /// The primary frame, when there is one.
+    pub primary: Option<Exhibit<'a, S>>,
+    /// The secondary frame, when there is one.
+    pub secondary: Option<Exhibit<'a, S>>,
+}
+
+/// Receives what the comparator decides, in the order in which it decides.
+///
+/// Frames are moved out: whoever implements this owns them from then on.
+pub trait Sink<S: FrameStore> {
+    /// `frame` leaves on the output port.
+    fn release(&mut self, frame: S::Frame, why: Release, checksum: Checksum);
+
+    /// `frame` of `side` goes back to free memory.
+    fn discard(&mut self, frame: S::Frame, side: Side, why: Discard);
+
+    /// A divergence was found. Called once per flow until the next checkpoint.
+    fn diverged(&mut self, store: &S, divergence: &Divergence<'_, S>);
+
+    /// A checkpoint is wanted: for the first divergence since the last checkpoint, and again each
+    /// request interval while it is outstanding.
+    fn checkpoint_wanted(&mut self);
+}
