@@ -1,5 +1,6 @@
 //! The story on real devices.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,8 @@ struct Story<'a> {
 }
 
 /// Tells the story within about `length` and returns its result.
-pub(super) fn tell(screen: &Screen, length: Duration) -> anyhow::Result<Value> {
-    let stage = open(screen)?;
+pub(super) fn tell(screen: &Screen, binary: &Path, length: Duration) -> anyhow::Result<Value> {
+    let stage = open(screen, binary)?;
     let conversations = Conversations::new();
     let mut story = Story { screen, stage, conversations, delivered: 0, kinds: [0; 3] };
     story.same_output(length / 2)?;
@@ -44,9 +45,9 @@ pub(super) fn tell(screen: &Screen, length: Duration) -> anyhow::Result<Value> {
     story.close(held, &divergence)
 }
 
-fn open(screen: &Screen) -> anyhow::Result<Stage> {
+fn open(screen: &Screen, binary: &Path) -> anyhow::Result<Stage> {
     let topology = Topology::new(Plan::default())?;
-    let launch = Launch::on(&topology).arguments(&GRACE);
+    let launch = Launch::on(&topology).binary(binary).arguments(&GRACE);
     screen.say(
         "COLO: two replicas of one guest answer the same clients. An answer of the primary may\n\
          leave only when the secondary has given the same one, so that the secondary can take\n\

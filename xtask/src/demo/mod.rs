@@ -9,9 +9,9 @@ mod live;
 mod screen;
 mod traffic;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use screen::Screen;
 
 /// Shortest demo: below this there is no time for a single exchange to be seen.
@@ -30,21 +30,17 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-/// Tells the story with the release binary, which must have been built.
+/// Tells the story with the real `binary`.
 ///
 /// # Errors
 /// When the comparator does not do what the story says. Everything made is removed first.
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let binary = colo_tests::comparator::binary();
-    if !binary.exists() {
-        bail!("there is no {}; `cargo build --release -p compare-user` makes it", binary.display());
-    }
+pub(crate) fn run(options: &Options, binary: &Path) -> anyhow::Result<()> {
     let screen = Screen::new(options.json);
     let length = Duration::from_secs(options.seconds);
     let result = if nix::unistd::geteuid().is_root() {
-        live::tell(&screen, length).context("the demo did not go as it should")?
+        live::tell(&screen, binary, length).context("the demo did not go as it should")?
     } else {
-        captures::tell(&screen, &binary).context("the demo did not go as it should")?
+        captures::tell(&screen, binary).context("the demo did not go as it should")?
     };
     screen.result(&result);
     Ok(())
