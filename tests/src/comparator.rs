@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -54,17 +56,18 @@ pub fn run_to_exit(
     user: Option<u32>,
     arguments: &[&str],
 ) -> Result<Output> {
-    let mut command = Command::new(existing_binary()?);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Another user may not be allowed to enter the directory of the build.
+    let mut program = binary();
+    ensure_exists(&program)?;
     let copy = TempDir::new()?;
+    if user.is_some() {
+        // Another user may not be allowed to enter the directory of the build.
+        program = copy.path().join("colo-xdp");
+        std::fs::copy(binary(), &program)?;
+        std::fs::set_permissions(copy.path(), Permissions::from_mode(0o755))?;
+    }
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(user) = user {
-        let path = copy.path().join("colo-xdp");
-        std::fs::copy(binary(), &path)?;
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(copy.path(), open)?;
-        command = Command::new(path);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.uid(user).gid(user);
     }
     let mut child = spawn(&mut command, namespace)?;
@@ -82,15 +85,14 @@ pub fn run_to_exit(
     Ok(output)
 }
 
-fn existing_binary() -> Result<PathBuf> {
-    let path = binary();
+fn ensure_exists(binary: &Path) -> Result {
     ensure!(
-        path.exists(),
+        binary.exists(),
         "there is no {}: build it (cargo xtask build-ebpf --release && cargo build --release -p \
          compare-user), or name another in COLO_XDP_BINARY",
-        path.display()
+        binary.display()
     );
-    Ok(path)
+    Ok(())
 }
 
 fn spawn(command: &mut Command, namespace: Option<&Namespace>) -> Result<Child> {
@@ -120,6 +122,7 @@ fn wait(child: &mut Child, within: Duration) -> Result<Option<ExitStatus>> {
 /// A comparator that is about to be started.
 #[derive(Debug, Clone)]
 pub struct Launch {
+    binary: PathBuf,
     ports: [String; 3],
     options: Vec<OsString>,
 }
@@ -129,7 +132,14 @@ impl Launch {
     #[must_use]
     pub fn on(topology: &Topology) -> Self {
         let ports = Role::ALL.map(|role| format!("xdp:{}", topology.device(role)));
-        Self { ports, options: Vec::new() }
+        Self { binary: binary(), ports, options: Vec::new() }
+    }
+
+    /// Another binary than [`binary`] names.
+    #[must_use]
+    pub fn binary(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.binary);
+        self
     }
 
     /// With more on every port, as `mode=generic`.
@@ -149,6 +159,19 @@ impl Launch {
         self
     }
 
+    /// The command line as a person would type it, without what only the harness needs.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let mut line = String::from("colo-xdp run");
+        for (role, port) in Role::ALL.iter().zip(&self.ports) {
+            line.extend([" ", role.option(), " ", port]);
+        }
+        for option in &self.options {
+            line.extend([" ", &option.to_string_lossy()]);
+        }
+        line
+    }
+
     /// Starts it in `namespace` and waits until it is ready.
     ///
     /// # Errors
@@ -156,9 +179,9 @@ impl Launch {
     pub fn start(self, namespace: &Namespace) -> Result<Comparator> {
         let directory = TempDir::with_prefix("colo-")?;
         leftovers::remember(Leftover::Directory(directory.path().to_owned()));
-        let binary = existing_binary()?;
+        ensure_exists(&self.binary)?;
         let socket = directory.path().join("control");
-        let mut command = Command::new(&binary);
+        let mut command = Command::new(&self.binary);
         command.arg("run");
         for (role, port) in Role::ALL.iter().zip(&self.ports) {
             command.args([role.option(), port]);
@@ -167,7 +190,7 @@ impl Launch {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = spawn(&mut command, Some(namespace))?;
         leftovers::remember(Leftover::Process(child.id()));
-        let control = Control::new(&binary, socket);
+        let control = Control::new(&self.binary, socket);
         let mut comparator = Comparator::around(child, control, directory)?;
         comparator.event_within("ready", START)?;
         Ok(comparator)

@@ -4,6 +4,9 @@ use etherparse::TcpHeader;
 
 use crate::packet::{Packet, protocol};
 
+/// Largest payload that fits a frame of 1,514 bytes over either family, timestamps included.
+pub const LARGEST_PAYLOAD: usize = 1514 - 14 - 40 - 32;
+
 /// No more data from the sender.
 pub const FIN: u8 = 0x01;
 /// Start of a connection.

@@ -2,7 +2,7 @@
 
 use colo_tests::packet::{Packet, arp};
 use colo_tests::payload::{Seed, bytes};
-use colo_tests::segment::Segment;
+use colo_tests::segment::{LARGEST_PAYLOAD, Segment};
 use colo_tests::{Attachment, Plan, Result, Stage, needs_root};
 
 const ATTACHMENTS: [Attachment; 2] = [Attachment::Tap, Attachment::Veth];
@@ -13,9 +13,13 @@ fn play(mut stage: Stage) -> Result {
     for packet in Packet::families() {
         let stream = bytes(1, 20_000);
         let segment = Segment::new(80, 4000).sequence(1);
-        let ours = segment.stream(&packet, &stream, &seed.cuts(stream.len(), 1448));
+        let ours = segment.stream(&packet, &stream, &seed.cuts(stream.len(), LARGEST_PAYLOAD));
         stage.primary(&ours)?;
-        stage.secondary(&segment.stream(&packet, &stream, &seed.cuts(stream.len(), 1448)))?;
+        stage.secondary(&segment.stream(
+            &packet,
+            &stream,
+            &seed.cuts(stream.len(), LARGEST_PAYLOAD),
+        ))?;
         stage.client().expect(&ours)?;
         stage.exchange(&[
             packet.udp(1, 2, &bytes(2, 18)),

@@ -3,7 +3,7 @@
 use colo_tests::capture::SILENCE;
 use colo_tests::packet::{Packet, arp, lldp, protocol};
 use colo_tests::payload::{Seed, bytes};
-use colo_tests::segment::{ACK, FIN, PSH, RST, SYN, Segment};
+use colo_tests::segment::{ACK, FIN, LARGEST_PAYLOAD, PSH, RST, SYN, Segment};
 use colo_tests::{Result, Stage, needs_root};
 
 /// Longer than any delay between the two senders on a busy machine: these tests are not about
@@ -21,9 +21,9 @@ fn a_tcp_connection_leaves_in_order_however_the_secondary_cuts_and_reorders_it()
 
         let stream = bytes(2, 24_000);
         let data = segment.flags(PSH | ACK).sequence(10_001).timestamps(1, 1);
-        let ours = data.stream(&packet, &stream, &seed.cuts(stream.len(), 1448));
+        let ours = data.stream(&packet, &stream, &seed.cuts(stream.len(), LARGEST_PAYLOAD));
         let other = data.timestamps(99, 98).window(1);
-        let mut theirs = other.stream(&packet, &stream, &seed.cuts(stream.len(), 1448));
+        let mut theirs = other.stream(&packet, &stream, &seed.cuts(stream.len(), LARGEST_PAYLOAD));
         seed.shuffle(&mut theirs);
         stage.primary(&ours)?;
         stage.secondary(&theirs)?;

@@ -7,6 +7,8 @@
 
 mod build_ebpf;
 mod command;
+mod demo;
+mod release;
 mod setup;
 mod test;
 mod workspace;
@@ -63,6 +65,12 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Show in 20 seconds what colo-xdp is for
+    ///
+    /// As root: two guests and a client in network namespaces, the real binary between them, and
+    /// everything removed afterwards. Without root: the same story on two capture files.
+    #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --seconds 5 --json")]
+    Demo(demo::Options),
     /// Check formatting and lints, and run every test
     Test(test::Options),
 }
@@ -75,6 +83,10 @@ fn run(task: Task) -> anyhow::Result<()> {
             let flavour = if release { Flavour::Release } else { Flavour::Debug };
             let object = build_ebpf::build(&setup::ensure()?, flavour)?;
             println!("{}", object.display());
+        }
+        Task::Demo(options) => {
+            build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
+            demo::run(&options, &release::build()?)?;
         }
         Task::Test(options) => test::run(&options)?,
     }

@@ -10,7 +10,7 @@ use tally::Tally;
 
 use crate::{
     build_ebpf::{self, Flavour},
-    command, setup, workspace,
+    command, release, setup, workspace,
 };
 
 /// The binary that the end-to-end tests drive.
@@ -133,19 +133,12 @@ fn clippy() -> Result<()> {
 
 /// The end-to-end tests: every integration test in the workspace, against the release binary.
 fn netns(steps: &mut Steps, filters: &[String]) {
-    let binary = workspace::target_dir().join("release/colo-xdp");
-    let built = steps.step("release binary", |_| {
-        let mut build =
-            cargo(["build", "--release", "--package", "compare-user", "--bin", "colo-xdp"]);
-        command::run(&mut build)?;
-        if !binary.is_file() {
-            bail!("cargo succeeded, yet there is no {}", binary.display());
-        }
+    let mut binary = None;
+    steps.step("release binary", |_| {
+        binary = Some(release::build()?);
         Ok(())
     });
-    if !built {
-        return;
-    }
+    let Some(binary) = binary else { return };
     if !setup::is_root() {
         eprintln!("not root: tests that need it will be skipped");
     }
