@@ -20,7 +20,7 @@ feature, 5 a device that cannot be used";
 /// Tells whether this host can run the comparator, and what to change if not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
-pub struct Args {
+pub(super) struct Args {
     /// Devices to look at: guest-facing, link, NIC.
     #[arg(value_name = "DEV")]
     devices: Vec<String>,
@@ -45,7 +45,7 @@ const VIRTIO_OFFLOADS: &str = "csum=off,guest_csum=off,gso=off,host_tso4=off,hos
 ///
 /// # Errors
 /// None so far; what is found wrong is in the output and the exit code.
-pub fn run(args: &Args) -> Result<ExitCode, KernelError> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, KernelError> {
     let mut checks = host(&Host::probe());
     for device in &args.devices {
         checks.extend(self::device(device));

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where people are spoken to")]
 
 mod ctl;
+mod doctor;
 mod duration;
 mod replay;
 mod run;
@@ -38,6 +39,7 @@ enum Command {
     Run(Box<run::Args>),
     Replay(replay::Args),
     Ctl(ctl::Args),
+    Doctor(doctor::Args),
 }
 
 /// Why a subcommand ended without doing its work: one line and an exit code.
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Ctl(args) => ctl::run(args),
+        Command::Doctor(args) => doctor::run(args).map_err(Failure::from),
     };
     result.unwrap_or_else(|failure| fail(&failure))
 }
