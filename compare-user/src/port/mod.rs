@@ -1,5 +1,7 @@
 //! Ports: where frames come from and go to.
 
+pub mod xsk;
+
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
