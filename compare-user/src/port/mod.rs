@@ -1,5 +1,7 @@
 //! Ports: where frames come from and go to.
 
+pub mod pcap;
+pub mod spec;
 pub mod xsk;
 
 use std::collections::VecDeque;

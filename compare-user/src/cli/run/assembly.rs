@@ -17,7 +17,9 @@ use crate::lane::{Berth, Command, Lane, LaneOptions, Wiring};
 use crate::observe::{Event, LaneStatus};
 use crate::port::Port as _;
 use crate::port::spec::XdpSpec;
-use crate::port::xsk::{Obtained, Region, RegionConfig, XskError, XskErrorKind, XskOptions, XskPort};
+use crate::port::xsk::{
+    Obtained, Region, RegionConfig, XskError, XskErrorKind, XskOptions, XskPort,
+};
 
 /// Events that may wait for the supervisor; each is a divergence or a change of state.
 const EVENTS: usize = 4096;
@@ -104,10 +106,8 @@ pub(super) fn assemble(args: &Args) -> Result<Assembled, Failure> {
     let mut inputs = Vec::new();
     for (side, spec) in [(Side::Primary, &args.primary), (Side::Secondary, &args.secondary)] {
         for queue in spec.queues.clone() {
-            let options = XskOptions {
-                receive_frames: receive_share(args),
-                ..port_options(spec, queue)
-            };
+            let options =
+                XskOptions { receive_frames: receive_share(args), ..port_options(spec, queue) };
             let berth = open(Some(side), options, &mut region, &steering.opener)?;
             obtained.push(format!("{spec}: {}", berth.1));
             inputs.push(berth.0);
@@ -184,7 +184,8 @@ fn announce(
             .try_clone_to_owned()
             .map_err(|error| Failure::runtime(format!("{}: {error}", options.device)))?;
         // The receiver lives as long as the process supervises.
-        let _ = opened.send(Opened { device: options.device.clone(), queue: options.queue, socket });
+        let _ =
+            opened.send(Opened { device: options.device.clone(), queue: options.queue, socket });
     }
     Ok(())
 }

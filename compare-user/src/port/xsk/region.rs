@@ -20,6 +20,7 @@ use super::chunks::{Audit, Chunks, Owner, PortNumber};
 use super::error::XskError;
 use super::registration::Registration;
 use crate::frame::FrameStore;
+use crate::port::Memory;
 
 /// Bytes before the data of a chunk, for XDP programs that grow a frame at its front
 /// (`XDP_PACKET_HEADROOM`).
@@ -317,6 +318,28 @@ impl Region {
             skip -= bytes.len();
         }
         &[]
+    }
+}
+
+impl Memory for Region {
+    fn recycle(&mut self, frame: UmemFrame) {
+        Self::recycle(self, frame);
+    }
+
+    fn write(&mut self, frame: &UmemFrame, at: usize, bytes: &[u8]) {
+        Self::write(self, frame, at, bytes);
+    }
+
+    fn total(&self) -> usize {
+        Self::total(self)
+    }
+
+    fn free(&self) -> usize {
+        Self::free(self)
+    }
+
+    fn occupies(&self, frame: &UmemFrame) -> usize {
+        self.chunks_of(frame)
     }
 }
 

@@ -8,6 +8,7 @@
 //! beside the skb and the copy into it that zero-copy saves.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -99,6 +100,22 @@ pub struct Obtained {
     pub need_wakeup: bool,
     /// Descriptors sent per system call, where the kernel lets us choose (6.17).
     pub send_budget: Option<u32>,
+}
+
+impl fmt::Display for Obtained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.zero_copy { "zero-copy" } else { "copy mode" })?;
+        if let Some(reason) = &self.zero_copy_refused {
+            write!(f, " (zero-copy refused: {reason})")?;
+        }
+        if self.own_memory {
+            f.write_str(", memory of its own")?;
+        }
+        if self.multi_buffer {
+            f.write_str(", multi-buffer")?;
+        }
+        Ok(())
+    }
 }
 
 /// Memory that only this port uses, and the frames on their way through it.
@@ -362,6 +379,31 @@ impl Port for XskPort {
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.rings.descriptor()
+    }
+
+    fn name(&self) -> &str {
+        &self.options.device
+    }
+
+    fn is_alive(&self) -> bool {
+        Self::is_alive(self)
+    }
+
+    fn close(self, store: &mut Region) {
+        Self::close(self, store);
+    }
+
+    /// The RX ring or the fill ring had no room (`rx_ring_full`, `rx_dropped`).
+    fn kernel_dropped(&self) -> u64 {
+        self.rings.kernel_statistics().map_or(0, |kernel| kernel.rx_dropped + kernel.rx_ring_full)
+    }
+
+    fn statistics(&self) -> serde_json::Value {
+        Self::statistics(self)
+            .map(serde_json::to_value)
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default()
     }
 
     /// Counts chunks, and only those of the region that the ports share: a port with memory of
