@@ -156,6 +156,8 @@ fn netns(steps: &mut Steps, filters: &[String]) {
             continue;
         }
         steps.step(&format!("end-to-end tests of {package}"), |tally| {
+            // Tests start examples as processes of their own; `--test` alone does not build them.
+            command::run(&mut cargo(["build", "--package", package, "--examples"]))?;
             let mut test = cargo([
                 "test",
                 "--package",
