@@ -102,6 +102,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.netns() && object {
         netns(&mut steps, &options.filters);
     }
+    if !options.filters.is_empty() && steps.failed.is_empty() && steps.tally.ran() == 0 {
+        bail!("no test has a name that contains {}", options.filters.join(" or "));
+    }
     steps.conclude(started, strict)
 }
 
