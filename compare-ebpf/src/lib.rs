@@ -151,12 +151,14 @@ pub struct Tally {
     pub bytes: u64,
 }
 
-// SAFETY: repr(C) integers without padding; every bit pattern is a value.
 #[cfg(feature = "user")]
 #[allow(unsafe_code, reason = "aya's marker for map values is an unsafe trait")]
 mod user {
+    // SAFETY: repr(C) integers without padding; every bit pattern is a value.
     unsafe impl aya::Pod for super::Control {}
+    // SAFETY: repr(C) integers without padding; every bit pattern is a value.
     unsafe impl aya::Pod for super::Rule {}
+    // SAFETY: repr(C) integers without padding; every bit pattern is a value.
     unsafe impl aya::Pod for super::Tally {}
 }
 

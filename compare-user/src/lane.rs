@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -169,7 +170,7 @@ pub struct Wiring {
     /// Commands in.
     pub commands: Receiver<Command>,
     /// Rung after a command was sent, to wake a sleeping lane.
-    pub doorbell: EventFd,
+    pub doorbell: Arc<EventFd>,
     /// Events out; bounded.
     pub events: Sender<Event>,
 }
@@ -187,7 +188,7 @@ pub struct Lane<P: Port> {
     received: Vec<FrameOf<P>>,
     options: LaneOptions,
     commands: Receiver<Command>,
-    doorbell: EventFd,
+    doorbell: Arc<EventFd>,
     origin: Instant,
     next_tick: Instant,
     next_life_check: Instant,

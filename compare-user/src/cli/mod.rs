@@ -2,9 +2,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where people are spoken to")]
 
 mod ctl;
+mod doctor;
 mod duration;
 mod replay;
-//mod run;
+mod run;
 
 use std::process::ExitCode;
 
@@ -35,8 +36,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::Args>),
     Replay(replay::Args),
     Ctl(ctl::Args),
+    Doctor(doctor::Args),
 }
 
 /// Why a subcommand ended without doing its work: one line and an exit code.
@@ -74,8 +77,10 @@ pub fn main() -> ExitCode {
         return fail(&failure);
     }
     let result = match &cli.command {
+        Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Ctl(args) => ctl::run(args),
+        Command::Doctor(args) => doctor::run(args).map_err(Failure::from),
     };
     result.unwrap_or_else(|failure| fail(&failure))
 }

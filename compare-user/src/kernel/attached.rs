@@ -19,7 +19,8 @@ pub struct Attached {
     pub name: String,
     /// The mode that it runs in.
     pub mode: AttachedMode,
-    /// Kept by a pin of ours: a colo-xdp runs there or has left the device closed.
+    /// Kept by a pin in the default directory: a colo-xdp runs there or has left the device
+    /// closed.
     pub pinned_by_us: bool,
 }
 

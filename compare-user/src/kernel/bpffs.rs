@@ -98,8 +98,9 @@ impl PinnedLink {
         let fdinfo = fs::read_to_string(fdinfo).map_err(pin_error)?;
         let field = |name: &str| {
             let lines = fdinfo.lines().filter_map(|line| line.split_once(':'));
-            let value = lines.filter(|(field, _)| *field == name).map(|(_, value)| value.trim());
-            value.last().and_then(|value| value.parse::<u32>().ok()).unwrap_or(0)
+            let mut values =
+                lines.filter(|(field, _)| *field == name).map(|(_, value)| value.trim());
+            values.next_back().and_then(|value| value.parse::<u32>().ok()).unwrap_or(0)
         };
         Ok(Some(Self {
             path: path.into(),

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
@@ -12,6 +13,10 @@ use nix::sys::socket::{
 
 use super::error::KernelError;
 use super::netlink::{self, Key, Link};
+
+/// How long a claim waits for the one before it: a process that was just killed still closes its
+/// files, and a child that was just forked holds copies of them until it calls exec.
+const CLAIM_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Bytes of an interface name with its NUL, `IFNAMSIZ`.
 const NAME_SIZE: usize = 16;
@@ -140,21 +145,26 @@ impl Claim {
     /// # Errors
     /// [`KernelError::InUse`] if another instance has it.
     pub fn take(device: &str) -> Result<Self, KernelError> {
-        let name = claim_name(device);
-        let address = SocketAddr::from_abstract_name(&name);
-        match address.and_then(|address| UnixListener::bind_addr(&address)) {
-            Ok(listener) => Ok(Self { _listener: listener }),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let holder = holder(&name).map_or_else(String::new, |pid| format!(" (pid {pid})"));
-                Err(KernelError::InUse { device: device.into(), holder })
+        let name = format!("colo-xdp/device/{device}").into_bytes();
+        let failed = |error| KernelError::failed(device, "claiming the device", error);
+        let address = SocketAddr::from_abstract_name(&name).map_err(failed)?;
+        let start = Instant::now();
+        loop {
+            match UnixListener::bind_addr(&address) {
+                Ok(listener) => return Ok(Self { _listener: listener }),
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                    return Err(failed(error));
+                }
+                Err(_) if start.elapsed() < CLAIM_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => {
+                    let pid = holder(&name).map_or_else(String::new, |pid| format!(" (pid {pid})"));
+                    return Err(KernelError::InUse { device: device.into(), holder: pid });
+                }
             }
-            Err(error) => Err(KernelError::failed(device, "claiming the device", error)),
         }
     }
-}
-
-fn claim_name(device: &str) -> Vec<u8> {
-    format!("colo-xdp/device/{device}").into_bytes()
 }
 
 /// The process that listens on an abstract name, if it can be had: its queue of connections, which

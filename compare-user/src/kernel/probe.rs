@@ -85,8 +85,15 @@ pub enum Support {
 }
 
 impl Support {
-    fn of(answer: Result<bool, libbpf_rs::Error>) -> Self {
-        match answer {
+    /// Asks through libbpf, which takes any refusal for an absence: so not without the privilege.
+    fn ask(
+        capabilities: Capabilities,
+        question: impl FnOnce() -> Result<bool, libbpf_rs::Error>,
+    ) -> Self {
+        if !capabilities.has(Capability::Bpf) || !capabilities.has(Capability::NetAdmin) {
+            return Self::Unknown("needs CAP_BPF and CAP_NET_ADMIN".into());
+        }
+        match question() {
             Ok(true) => Self::Yes,
             Ok(false) => Self::No,
             Err(error) => Self::Unknown(error.to_string()),
@@ -139,19 +146,21 @@ impl Host {
     pub fn probe() -> Self {
         // A refused probe is an answer, not something to print.
         let print = libbpf_rs::set_print(None);
+        let capabilities = Capabilities::of_this_process();
+        let helper = libbpf_sys::BPF_FUNC_xdp_load_bytes;
         let host = Self {
             release: nix::sys::utsname::uname()
                 .map(|name| name.release().to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            capabilities: Capabilities::of_this_process(),
+            capabilities,
             locked_memory: getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft),
             af_xdp: af_xdp(),
-            xdp: Support::of(ProgramType::Xdp.is_supported()),
-            xskmap: Support::of(MapType::Xskmap.is_supported()),
-            devmap: Support::of(MapType::Devmap.is_supported()),
-            multi_buffer: Support::of(
-                ProgramType::Xdp.is_helper_supported(libbpf_sys::BPF_FUNC_xdp_load_bytes),
-            ),
+            xdp: Support::ask(capabilities, || ProgramType::Xdp.is_supported()),
+            xskmap: Support::ask(capabilities, || MapType::Xskmap.is_supported()),
+            devmap: Support::ask(capabilities, || MapType::Devmap.is_supported()),
+            multi_buffer: Support::ask(capabilities, || {
+                ProgramType::Xdp.is_helper_supported(helper)
+            }),
             jit: jit(),
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             bpffs: bpffs::is_mounted(),

@@ -208,7 +208,8 @@ impl Steer {
     }
 
     /// Leaves a pinned program on the device; frames go where [`AttachOptions::empty_slot`] says
-    /// once the sockets are closed, and with standalone on to the output device.
+    /// once the sockets are closed, and with standalone on to the output device. A program that is
+    /// not pinned comes off.
     pub fn leave_closed(self) {
         drop(self);
     }
@@ -259,9 +260,11 @@ fn map<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut aya::maps::
 fn set_output(ebpf: &mut Ebpf, index: u32) -> Result<(), KernelError> {
     let mut output = DevMap::try_from(map(ebpf, "OUTPUT")?)
         .map_err(|error| KernelError::failed("OUTPUT", "opening", error))?;
-    output
-        .set(0, index, None, 0)
-        .map_err(|error| object::fault("output", "setting the output device", &error))
+    output.set(0, index, None, 0).map_err(|error| match object::errno(&error) {
+        // dev_map_update_elem of the kernel: nobody has that index in this namespace.
+        Some(libc::EINVAL) => KernelError::NoDevice { device: format!("with index {index}") },
+        _ => object::fault("output", "setting the output device", &error),
+    })
 }
 
 fn debug_log(ebpf: &mut Ebpf) -> Result<Box<dyn FnMut() + Send>, KernelError> {

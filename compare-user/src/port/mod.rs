@@ -2,6 +2,7 @@
 
 pub mod pcap;
 pub mod spec;
+pub mod xsk;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;

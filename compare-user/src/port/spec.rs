@@ -5,18 +5,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::kernel::Mode;
-
-/// Whether an AF_XDP port asks for zero-copy.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum ZeroCopy {
-    /// Take it where the driver offers it, and say what was obtained.
-    #[default]
-    Auto,
-    /// Fail without it.
-    On,
-    /// Do not ask for it.
-    Off,
-}
+use crate::port::xsk::ZeroCopy;
 
 /// An AF_XDP port: `xdp:DEV[,queues=A-B][,mode=auto|native|generic][,zerocopy=auto|on|off]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

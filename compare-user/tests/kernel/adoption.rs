@@ -1,6 +1,7 @@
 //! A pinned program outlives its owner, and the next owner takes it over without a gap.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,14 +17,16 @@ use crate::network::{
 struct Owner(Child);
 
 impl Owner {
-    fn start(device: &str, mode: &str) -> Self {
-        // Test binaries are in target/PROFILE/deps, examples beside them.
+    /// `steer_hold`. Test binaries are in target/PROFILE/deps, examples beside them.
+    fn program() -> Command {
         let tests = std::env::current_exe().unwrap();
-        let holder = tests.parent().unwrap().with_file_name("examples").join("steer_hold");
-        let child = Command::new(holder).args([device, mode]).stdout(Stdio::piped()).spawn();
-        let child = child.expect(
-            "steer_hold: `cargo test -p compare-user` builds it, or `cargo build --examples`",
-        );
+        let program = tests.parent().unwrap().with_file_name("examples").join("steer_hold");
+        assert!(program.exists(), "no steer_hold: run `cargo build -p compare-user --examples`");
+        Command::new(program)
+    }
+
+    fn start(device: &str, mode: &str) -> Self {
+        let child = Self::program().args([device, mode]).stdout(Stdio::piped()).spawn().unwrap();
         let mut owner = Self(child);
         let mut line = String::new();
         BufReader::new(owner.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -110,6 +113,19 @@ fn the_program_outlives_a_killed_owner_and_is_taken_over() {
         assert_eq!(guest.attached().unwrap(), None);
         Wire::open(&device("inside")).send(&frame_for_the_host());
         wait_until(|| ipv4_received() == 1);
+    });
+}
+
+#[test]
+fn without_privilege_the_error_names_what_is_missing() {
+    in_namespace(|| {
+        // A user without capabilities, `nobody` on most systems.
+        let output = Owner::program().args(["lo", "generic"]).uid(65534).output().unwrap();
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(FaultKind::Privilege.exit_code())));
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.contains("CAP_BPF") && line.contains("run as root"), "{line}");
+        assert_eq!(device("lo").attached().unwrap(), None);
     });
 }
 

@@ -3,12 +3,15 @@
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use compare_user::kernel::{AttachOptions, Mode, Outcome, Pass, Role, Standalone, Steer};
+use compare_user::kernel::{
+    AttachOptions, KernelError, Mode, Outcome, Pass, Role, Standalone, Steer,
+};
 use xsk_rs::config::{LibxdpFlags, SocketConfig, UmemConfig};
 use xsk_rs::{Socket, Umem};
 
 use crate::network::{
-    Wire, assert_all_went, device, ethernet, in_namespace, options, udp, veth, wait_until,
+    Wire, assert_all_went, device, ethernet, in_namespace, ip, options, pinned, pins, udp, veth,
+    wait_until,
 };
 
 /// A guest's veth, and a "NIC" whose far end accepts redirected frames.
@@ -124,7 +127,8 @@ fn without_an_output_device_the_loss_is_counted() {
         steer.set_output(bench.output).unwrap();
         bench.inside.send(&frame(2));
         assert_eq!(bench.wire.drain(), [frame(2)]);
-        assert!(steer.set_output(0x7fff_ffff).is_err());
+        let error = steer.set_output(0x7fff_ffff).unwrap_err();
+        assert!(matches!(error, KernelError::NoDevice { .. }), "{error}");
     });
 }
 
@@ -179,16 +183,63 @@ fn only_a_socket_in_range_can_be_registered() {
 }
 
 #[test]
-fn the_debug_log_is_accepted_by_the_verifier_and_can_be_read() {
+fn jumbo_frames_are_counted_whole_and_leave_whole() {
     in_namespace(|| {
         let mut bench = Bench::new();
+        for device in ["guest", "inside", "nic", "wire"] {
+            ip(&format!("link set {device} mtu 9000"));
+        }
         for mode in [Mode::Native, Mode::Generic] {
-            let options = AttachOptions { debug: true, ..options("guest", mode) };
+            let mut steer = bench.steer(mode, Role::Primary);
+            let jumbo = |port| {
+                let mut packet = udp((1, 1000), (1, port));
+                packet.resize(9000, 0xaa);
+                ethernet([2, 0, 0, 0, 0, 1], 0x0800, &packet)
+            };
+            bench.inside.send(&jumbo(1));
+            assert_all_went(&steer, Outcome::NoSocketDropped, 1);
+            assert_eq!(steer.outcomes().unwrap()[Outcome::NoSocketDropped].bytes, 9014);
+            steer.set_bypass(&["port=53".parse().unwrap()]).unwrap();
+            bench.inside.send(&jumbo(53));
+            assert!(bench.wire.drain() == [jumbo(53)], "{mode:?}");
+        }
+    });
+}
+
+#[test]
+fn a_device_that_goes_away_while_steered_can_be_let_go() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let steer = Steer::attach(&pinned("guest", Mode::Native)).unwrap();
+        bench.inside.send(&frame(1));
+        assert_all_went(&steer, Outcome::NoSocketDropped, 1);
+        ip("link del guest");
+        assert_all_went(&steer, Outcome::NoSocketDropped, 1);
+        steer.detach().unwrap();
+        assert!(pins().is_empty());
+    });
+}
+
+#[test]
+fn debug_lines_are_accepted_by_the_verifier_and_cost_nothing_when_off() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let instructions = || {
+            let id = device("guest").attached().unwrap().unwrap().program_id;
+            let mut programs = aya::programs::loaded_programs().map(Result::unwrap);
+            programs.find(|program| program.id() == id).unwrap().size_translated().unwrap()
+        };
+        let mut sizes = Vec::new();
+        for debug in [false, true] {
+            let options = AttachOptions { debug, ..options("guest", Mode::Native) };
             let mut steer = Steer::attach(&options).unwrap();
+            sizes.push(instructions());
             steer.set_bypass(&["addr=10.0.0.0/8".parse().unwrap()]).unwrap();
             bench.inside.send(&frame(1));
             assert_all_went(&steer, Outcome::NoOutput, 1);
             steer.drain_debug_log();
         }
+        // What the verifier finds dead it removes.
+        assert!(sizes[0] * 2 < sizes[1], "{sizes:?} bytes");
     });
 }

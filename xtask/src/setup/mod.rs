@@ -191,10 +191,10 @@ fn install(machine: &Machine) -> Result<Toolchain, SetupError> {
 /// Says what is missing and what it is for.
 fn report(survey: &Survey) {
     for need in &survey.unmet {
-        eprintln!("missing: {:32} {}", need.what(), need.why);
+        eprintln!("missing: {:43} {}", need.what(), need.why);
     }
     for what in survey.missing().iter().skip(survey.unmet.len()) {
-        eprintln!("missing: {what:32} compiles and links the XDP programs");
+        eprintln!("missing: {what:43} compiles and links the XDP programs");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The XDP programs of a running comparator: one on each guest-facing device, and the sockets
 //! they steer to.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use crossbeam_channel::{Receiver, Sender};
 use serde_json::{Value, json};
@@ -90,7 +90,7 @@ impl Steering {
         for opened in self.opened.try_iter() {
             let gate = self.gates.iter_mut().find(|gate| gate.options.device == opened.device);
             if let Some(steer) = gate.and_then(|gate| gate.steer.as_mut()) {
-                steer.register_socket(opened.queue, opened.socket)?;
+                steer.register_socket(opened.queue, opened.socket.as_fd())?;
             }
         }
         Ok(())
@@ -175,7 +175,7 @@ impl Steering {
                 .iter()
                 .map(|(outcome, tally)| {
                     let counts = json!({ "packets": tally.packets, "bytes": tally.bytes });
-                    (outcome.to_string(), counts)
+                    (outcome.name().to_owned(), counts)
                 })
                 .collect();
             devices.insert(steer.device().name.clone(), Value::Object(counts));

@@ -68,9 +68,8 @@ fn start_control(args: &Args) -> Result<(Option<Server>, Receiver<Call>), Failur
         return Ok((None, never()));
     };
     let (sender, calls) = crossbeam_channel::bounded(16);
-    let server = Server::start(path, sender).map_err(|error| {
-        Failure::runtime(format!("control socket {}: {error}", path.display()))
-    })?;
+    let server = Server::start(path, sender)
+        .map_err(|error| Failure::runtime(format!("control socket {}: {error}", path.display())))?;
     Ok((Some(server), calls))
 }
 
@@ -169,8 +168,7 @@ impl Supervisor<'_> {
 
     /// What was held leaves first; only then does the kernel forward by itself.
     fn failover(&mut self, survivor: Side) -> Result<Flushed, String> {
-        let flushed =
-            self.lane.ask(|reply| Command::Failover(survivor, reply), ANSWER)?;
+        let flushed = self.lane.ask(|reply| Command::Failover(survivor, reply), ANSWER)?;
         self.steering.survivor = survivor;
         self.steering.standalone = Standalone::Forward;
         self.steering.apply_standalone().map_err(|error| error.to_string())?;
