@@ -24,6 +24,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
+use crate::process::{run_to_end, wait};
 use crate::topology::{Role, Topology};
 
 /// How long a start may take on a busy machine before the test gives up.
@@ -66,23 +67,15 @@ pub fn run_to_exit(
         std::fs::set_permissions(copy.path(), Permissions::from_mode(0o755))?;
     }
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments);
     if let Some(user) = user {
         command.uid(user).gid(user);
     }
-    let mut child = spawn(&mut command, namespace)?;
-    let ended = wait(&mut child, EXIT)?;
-    if ended.is_none() {
-        child.kill()?;
+    let mut run = || run_to_end(&mut command, None, EXIT);
+    match namespace {
+        Some(namespace) => namespace.run(run),
+        None => run(),
     }
-    let output = child.wait_with_output()?;
-    ensure!(
-        ended.is_some(),
-        "{arguments:?} still ran after {} s: {}",
-        EXIT.as_secs(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(output)
 }
 
 fn ensure_exists(binary: &Path) -> Result {
@@ -93,30 +86,6 @@ fn ensure_exists(binary: &Path) -> Result {
         binary.display()
     );
     Ok(())
-}
-
-fn spawn(command: &mut Command, namespace: Option<&Namespace>) -> Result<Child> {
-    // A group of its own: Ctrl-C reaches the harness alone, which then stops things in order.
-    command.process_group(0);
-    let mut start = || command.spawn().context("cannot start colo-xdp");
-    match namespace {
-        Some(namespace) => namespace.run(start),
-        None => start(),
-    }
-}
-
-/// Waits for the end of `child`, in steps of a millisecond.
-fn wait(child: &mut Child, within: Duration) -> Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + within;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// A comparator that is about to be started.
@@ -188,7 +157,9 @@ impl Launch {
         }
         command.args(["--json", "--control"]).arg(&socket).args(&self.options);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = spawn(&mut command, Some(namespace))?;
+        // A group of its own: Ctrl-C reaches the harness alone, which then stops things in order.
+        command.process_group(0);
+        let child = namespace.run(|| command.spawn().context("cannot start colo-xdp"))?;
         leftovers::remember(Leftover::Process(child.id()));
         let control = Control::new(&self.binary, socket);
         let mut comparator = Comparator::around(child, control, directory)?;

@@ -1,7 +1,7 @@
 //! `colo-xdp ctl` against a running comparator.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,10 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::Result;
+use crate::process::run_to_end;
 
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Between two looks at the status of a comparator.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -30,13 +33,9 @@ impl Control {
     /// # Errors
     /// When it fails or prints something other than JSON.
     pub fn call(&self, arguments: &[&str]) -> Result<Value> {
-        let output = Command::new(&self.binary)
-            .args(["ctl", "--json", "--control"])
-            .arg(&self.socket)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("cannot run {}", self.binary.display()))?;
+        let mut command = Command::new(&self.binary);
+        command.args(["ctl", "--json", "--control"]).arg(&self.socket).args(arguments);
+        let output = run_to_end(&mut command, None, ANSWER)?;
         let text = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             bail!(

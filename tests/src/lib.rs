@@ -20,6 +20,7 @@ mod packet_socket;
 mod pass_program;
 pub mod payload;
 pub mod privilege;
+mod process;
 pub mod segment;
 pub mod stage;
 mod tap;

@@ -1,17 +1,21 @@
 //! A network namespace that removes itself.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sched::{CloneFlags, setns};
 
 use crate::Result;
 use crate::leftovers::{self, Leftover, NAMESPACE_PREFIX, NETNS_DIRECTORY};
+use crate::process::run_to_end;
+
+/// How long `ip` or `ethtool` may take: milliseconds, unless the machine is very busy.
+const COMMAND: Duration = Duration::from_secs(30);
 
 /// A named network namespace; dropping it removes it and every device in it.
 ///
@@ -37,7 +41,7 @@ impl Namespace {
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{NAMESPACE_PREFIX}{}-{serial}-{role}", std::process::id());
         leftovers::remember(Leftover::Namespace(name.clone()));
-        let made = run_to_end(Command::new("ip").args(["netns", "add", &name]), None)
+        let made = succeed(Command::new("ip").args(["netns", "add", &name]), None)
             .and_then(|_| Ok(File::open(Path::new(NETNS_DIRECTORY).join(&name))?));
         let file = match made {
             Ok(file) => file,
@@ -87,7 +91,7 @@ impl Namespace {
     /// # Errors
     /// When it cannot start or exits with a failure; its stderr is in the message.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Result<Output> {
-        self.run(|| run_to_end(Command::new(program).args(arguments), None))
+        self.run(|| succeed(Command::new(program).args(arguments), None))
     }
 
     /// Runs lines of `ip` commands inside, in one process.
@@ -95,7 +99,7 @@ impl Namespace {
     /// # Errors
     /// When one of them fails; the ones after it are not run.
     pub fn ip(&self, lines: &str) -> Result {
-        self.run(|| run_to_end(Command::new("ip").args(["-batch", "-"]), Some(lines)))
+        self.run(|| succeed(Command::new("ip").args(["-batch", "-"]), Some(lines)))
             .with_context(|| format!("in network namespace {}: {}", self.name, lines.trim()))?;
         Ok(())
     }
@@ -129,21 +133,12 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs `command` to its end in the caller's namespace, feeding it `input`.
-fn run_to_end(command: &mut Command, input: Option<&str>) -> Result<Output> {
-    let what = format!("{command:?}");
-    let mut child = command
-        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {what}"))?;
-    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        pipe.write_all(input.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
+/// Runs `command` to its successful end in the caller's namespace, feeding it `input`.
+fn succeed(command: &mut Command, input: Option<&str>) -> Result<Output> {
+    let output = run_to_end(command, input, COMMAND)?;
     if !output.status.success() {
-        bail!("{what}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}", output.status, message.trim());
     }
     Ok(output)
 }

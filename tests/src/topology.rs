@@ -167,7 +167,6 @@ pub struct Guest {
     device: String,
     peer: String,
     role: Role,
-    attachment: Attachment,
     mtu: u32,
     link: Option<Link>,
     // Dropped last: the link's socket is inside it.
@@ -194,7 +193,7 @@ impl Guest {
             (Attachment::Veth, _) => Some(Namespace::new("primary")?),
         };
         let (device, peer) = (names.device(role), names.peer(role));
-        let mut guest = Self { device, peer, role, attachment, mtu, link: None, namespace };
+        let mut guest = Self { device, peer, role, mtu, link: None, namespace };
         guest.plug(host)?;
         Ok(guest)
     }
@@ -219,13 +218,11 @@ impl Guest {
     }
 
     fn unplug(&mut self, host: &Namespace) -> Result {
-        let link =
-            self.link.take().with_context(|| format!("{} is not plugged in", self.device))?;
-        // A tap goes with its descriptor.
-        drop(link);
-        if self.attachment == Attachment::Veth {
-            host.ip(&format!("link del {}", self.device))?;
-        }
+        ensure!(self.link.is_some(), "{} is not plugged in", self.device);
+        // Before the tap's descriptor goes: a child process that another thread is just starting
+        // has a copy of it for a moment, and this does not wait for that.
+        host.ip(&format!("link del {}", self.device))?;
+        self.link = None;
         Ok(())
     }
 
