@@ -72,7 +72,10 @@ impl From<KernelError> for Failure {
 /// Runs the program; what `main` returns.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     if let Err(failure) = start_log(&cli.log) {
         return fail(&failure);
     }
@@ -83,6 +86,18 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args).map_err(Failure::from),
     };
     result.unwrap_or_else(|failure| fail(&failure))
+}
+
+/// Help and version as they are; a mistake as one line, like every other failure.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let help = clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || error.kind() == help {
+        error.exit();
+    }
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let line = paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    fail(&Failure::usage(line.trim_start_matches("error: ").to_owned() + "; see --help"))
 }
 
 fn fail(failure: &Failure) -> ExitCode {
