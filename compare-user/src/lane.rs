@@ -328,8 +328,7 @@ impl<P: Port> Lane<P> {
         let mut released = std::mem::take(&mut self.decisions.released);
         for (frame, checksum) in released.drain(..) {
             if self.store.len(&frame) > self.options.longest {
-                self.oversized += 1;
-                self.store.recycle(frame);
+                self.drop_oversized(frame);
                 continue;
             }
             if checksum == Checksum::Partial {
@@ -338,6 +337,22 @@ impl<P: Port> Lane<P> {
             self.outbox.push_back(frame);
         }
         self.decisions.released = released;
+    }
+
+    /// Drops a frame that the output device would not send. Told once: the cause is a setting of
+    /// the guest, and the counter has the rest.
+    #[cold]
+    fn drop_oversized(&mut self, frame: FrameOf<P>) {
+        if self.oversized == 0 {
+            tracing::warn!(
+                length = self.store.len(&frame),
+                longest = self.options.longest,
+                "a frame is longer than the output device sends and was dropped: turn off \
+                 segmentation offload in the guest (ethtool -K DEV tso off gso off)"
+            );
+        }
+        self.oversized += 1;
+        self.store.recycle(frame);
     }
 
     /// Does what the guest left to offload hardware that this path does not have.
