@@ -4,7 +4,6 @@
 //! is at every moment in exactly one place.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot arrange its case fails")]
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod network;
 mod redirect;
@@ -265,6 +264,26 @@ fn a_jumbo_frame_can_be_allocated_patched_and_sent() {
         bench.held.push(made);
         bench.release();
         assert_eq!(c.next(), Some(expected));
+        bench.finish();
+    });
+}
+
+#[test]
+fn the_longest_chain_leaves_whole() {
+    in_namespace(|| {
+        let c = veth("nic");
+        for device in ["nic", "nic-far"] {
+            ip(&format!("link set {device} mtu 65000"));
+        }
+        let mut bench = Bench::new(small());
+        bench.output(copy("nic"));
+        let longest = frame(1, 18 * 1792);
+        let made = bench.region.allocate(&longest).unwrap();
+        assert_eq!(bench.region.chunks_of(&made), 18);
+        bench.held.push(made);
+        bench.release();
+        assert_eq!(c.next(), Some(longest));
+        assert_eq!(bench.out().statistics().unwrap().kernel.tx_invalid, 0);
         bench.finish();
     });
 }
