@@ -72,7 +72,16 @@ impl From<KernelError> for Failure {
 /// Runs the program; what `main` returns.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // One line says what is wrong with a value; clap would add where the help is.
+        Err(error) if error.kind() == clap::error::ErrorKind::ValueValidation => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            return fail(&Failure::usage(line.trim_start_matches("error: ")));
+        }
+        Err(error) => error.exit(),
+    };
     if let Err(failure) = start_log(&cli.log) {
         return fail(&failure);
     }
