@@ -102,6 +102,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.netns() && object {
         netns(&mut steps, &options.filters);
     }
+    if !options.filters.is_empty() && steps.failed.is_empty() && steps.tally.ran() == 0 {
+        bail!("no test has a name that contains {}", options.filters.join(" or "));
+    }
     steps.conclude(started, strict)
 }
 
@@ -149,6 +152,8 @@ fn netns(steps: &mut Steps, filters: &[String]) {
             continue;
         }
         steps.step(&format!("end-to-end tests of {package}"), |tally| {
+            // Tests start examples as processes of their own; `--test` alone does not build them.
+            command::run(&mut cargo(["build", "--package", package, "--examples"]))?;
             let mut test = cargo([
                 "test",
                 "--package",

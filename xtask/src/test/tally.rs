@@ -68,6 +68,11 @@ impl Tally {
         }
     }
 
+    /// Tests that a runner started, whatever came of them.
+    pub(crate) fn ran(&self) -> u64 {
+        self.passed + self.failed
+    }
+
     /// Which tests could not run, and what they said.
     pub(crate) fn skips(&self) -> &[String] {
         &self.skips
