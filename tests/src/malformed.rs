@@ -10,7 +10,7 @@ pub struct Malformed {
     pub fault: String,
     /// Its bytes.
     pub frame: Vec<u8>,
-    /// Whether a packet socket on the far end can see it: the kernel's receive path drops a frame
+    /// Whether a packet socket on the far end is sure to see it: the kernel may drop a frame
     /// that ends less than two bytes after its VLAN tag (`skb_vlan_untag` in
     /// net/core/skbuff.c) before any socket.
     pub reaches_capture: bool,

@@ -106,7 +106,7 @@ fn one_different_byte_of_a_stream_is_a_divergence_that_names_both_bytes() -> Res
         let other = with_flipped_byte(&stream, 1234);
         let segment = Segment::new(80, 4003).sequence(77);
         let ours = segment.stream(packet, &stream, &[1000, 1000, 1000]);
-        let theirs = segment.stream(packet, &other, &[1500, 1500]);
+        let theirs = segment.stream(packet, &other, &[1400, 1400, 200]);
         stage.primary(&ours)?;
         stage.secondary(&theirs)?;
         let divergence = stage.comparator.event("divergence")?;

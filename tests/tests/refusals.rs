@@ -41,6 +41,7 @@ fn what_cannot_work_is_refused_in_one_line() -> Result {
     refused(&topology, None, [a, b, "xdp:nosuch0"], DEVICE, "nosuch0")?;
     refused(&topology, None, [&with("queues=7-9"), b, c], DEVICE, "queue")?;
     refused(&topology, None, [&with("zerocopy=on"), b, c], DEVICE, "zero")?;
+    refused(&topology, None, ["xdp:a-name-beyond-15-bytes", b, c], DEVICE, "a-name-beyond")?;
     // The same device for two ports.
     refused(&topology, None, [a, a, c], USAGE, topology.device(Role::Primary))?;
     refused(&topology, None, [a, b, b], USAGE, topology.device(Role::Secondary))?;
@@ -52,7 +53,6 @@ fn what_cannot_work_is_refused_in_one_line() -> Result {
     refused(&topology, None, [&with("queues=3-1"), b, c], USAGE, "3-1")?;
     refused(&topology, None, [&with("queues=x"), b, c], USAGE, "queues")?;
     refused(&topology, None, [&with("colour=red"), b, c], USAGE, "colour")?;
-    refused(&topology, None, ["xdp:a-name-beyond-15-bytes", b, c], USAGE, "a-name-beyond")?;
     // Privilege.
     refused(&topology, Some(NOBODY), [a, b, c], PRIVILEGE, "CAP_")?;
     Ok(())

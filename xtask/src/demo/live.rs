@@ -55,14 +55,19 @@ fn open(screen: &Screen, binary: &Path) -> anyhow::Result<Stage> {
     );
     let name = |role| topology.device(role);
     let (primary, secondary, out) = (name(Role::Primary), name(Role::Secondary), name(Role::Out));
-    let width = primary.len().max(secondary.len());
     screen.say(&format!(
-        "    primary guest ---- tap  {primary:width$} ---+\n    \
-                                      {space:width$}    +--- colo-xdp --- {out} (NIC) --- client\n  \
-           secondary guest ---- veth {secondary:width$} ---+\n\n\
-         Real frames on real devices, in network namespaces of their own. The comparator:\n\
-           $ {line}",
-        space = "",
+        concat!(
+            "    primary guest ---- tap  {primary} ---+\n",
+            "                            {space}    +--- colo-xdp --- {out} (NIC) --- client\n",
+            "  secondary guest ---- veth {secondary} ---+\n",
+            "\n",
+            "Real frames on real devices, in network namespaces of their own. The comparator:\n",
+            "  $ {line}",
+        ),
+        primary = primary,
+        secondary = secondary,
+        out = out,
+        space = " ".repeat(primary.len()),
         line = launch.command_line(),
     ));
     let comparator = launch.start(topology.host())?;
@@ -112,7 +117,7 @@ impl Story<'_> {
             status.count("primary_received"),
             status.count("secondary_received"),
             status.count("released"),
-            status.count("held"),
+            status.count("primary_held"),
         ));
     }
 
