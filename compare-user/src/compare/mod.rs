@@ -10,6 +10,7 @@
 //! | `held` | the frames that are held, in order of age, and the index of their contents |
 //! | `segments` | one side of a TCP flow by sequence number |
 //! | `stream` | the rules for TCP |
+//! | `handshake` | SYNs and incarnations of a TCP flow |
 //! | `datagram` | the rules for everything else |
 //! | `deadline` | timeouts, grace and repeated requests |
 //! | `flush` | checkpoint, failover, rearm |
@@ -23,6 +24,7 @@ mod datagram;
 mod deadline;
 mod flow;
 mod flush;
+mod handshake;
 mod held;
 mod segments;
 mod sequence;

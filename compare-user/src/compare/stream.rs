@@ -5,7 +5,7 @@
 
 use super::config::AckGate;
 use super::content::first_difference;
-use super::flow::{Kind, Known, Stream};
+use super::flow::{Kind, Stream};
 use super::held::{NIL, Segment};
 use super::sequence::Sequence;
 use super::verdict::{Discard, Reason, Release, Side, Sink};
@@ -14,7 +14,7 @@ use crate::frame::{FrameStore, TcpFields};
 
 impl Stream {
     /// Whether the secondary has acknowledged what `segment` acknowledges.
-    fn acknowledges_enough(&self, segment: &Segment) -> bool {
+    pub(super) fn acknowledges_enough(&self, segment: &Segment) -> bool {
         if !segment.has(Segment::ACK) || segment.has(Segment::RST) {
             return true;
         }
@@ -22,7 +22,7 @@ impl Stream {
             && segment.acknowledgement.at_or_before(self.secondary_acknowledged)
     }
 
-    fn note_primary_acknowledgement(&mut self, segment: &Segment) {
+    pub(super) fn note_primary_acknowledgement(&mut self, segment: &Segment) {
         if segment.has(Segment::ACK) {
             self.primary_acknowledged = if self.known.primary_acknowledged {
                 self.primary_acknowledged.later(segment.acknowledgement)
@@ -33,7 +33,7 @@ impl Stream {
         }
     }
 
-    fn note_secondary_acknowledgement(&mut self, segment: &Segment) {
+    pub(super) fn note_secondary_acknowledgement(&mut self, segment: &Segment) {
         if segment.has(Segment::ACK) {
             self.secondary_acknowledged = if self.known.secondary_acknowledged {
                 self.secondary_acknowledged.later(segment.acknowledgement)
@@ -45,7 +45,7 @@ impl Stream {
     }
 
     /// A SYN of the primary that still waits for the secondary's.
-    fn waits_for_syn(&self) -> bool {
+    pub(super) fn waits_for_syn(&self) -> bool {
         self.known.primary_syn && !self.known.secondary_syn
     }
 }
@@ -191,7 +191,7 @@ impl<F> Comparator<F> {
     /// Compares as far as both streams reach, then opens the gate as far as the secondary has
     /// acknowledged.
     #[inline]
-    fn advance<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    pub(super) fn advance<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
     where
         S: FrameStore<Frame = F>,
         K: Sink<S>,
@@ -375,174 +375,6 @@ impl<F> Comparator<F> {
             let segment = self.slab.get(head).segment;
             self.slab.dequeue(&mut stream.gated, head);
             self.release_held(head, released_as(&segment), turn);
-        }
-    }
-
-    /// The primary's SYN or SYN-ACK begins a new incarnation. It leaves when the secondary has
-    /// begun it too: a client that answers must find both replicas ready for the answer. Numbers
-    /// are not compared: the two initial ones differ until a checkpoint.
-    fn primary_syn<S, K>(
-        &mut self,
-        flow: u32,
-        incoming: Incoming<F>,
-        segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let stream = self.flows.get_mut(flow).stream();
-        let repeated = stream.known.primary_syn && stream.origin == segment.start;
-        if !repeated {
-            self.supersede(flow, turn);
-            let entry = self.flows.get_mut(flow);
-            entry.reported = false;
-            entry.blocked = false;
-            let stream = entry.stream();
-            stream.mark = segment.start;
-            stream.origin = segment.start;
-            stream.known = Known { mark: true, primary_syn: true, ..Known::default() };
-            self.adopt_next(flow, turn);
-        }
-        let stream = self.flows.get_mut(flow).stream();
-        stream.note_primary_acknowledgement(&segment);
-        if !stream.waits_for_syn() && segment.end.at_or_before(stream.mark) {
-            let why = if repeated { Release::Retransmission } else { Release::Matched };
-            self.release(incoming.frame, why, incoming.checksum, turn);
-            return self.advance(flow, turn);
-        }
-        if let Some(record) = self.hold(flow, incoming, segment, turn) {
-            let stream = self.flows.get_mut(flow).stream();
-            stream.primary.insert(&mut self.slab, record);
-            self.advance(flow, turn);
-        }
-    }
-
-    /// Held segments of the old incarnation leave, in stream order; what the secondary has
-    /// waiting of it is dropped.
-    fn supersede<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        loop {
-            let stream = self.flows.get_mut(flow).stream();
-            let gated = stream.gated.head;
-            if gated == NIL {
-                break;
-            }
-            self.slab.dequeue(&mut stream.gated, gated);
-            self.release_held(gated, Release::Superseded, turn);
-        }
-        while let Some(record) =
-            self.flows.get_mut(flow).stream().primary.remove_first(&mut self.slab)
-        {
-            self.release_held(record, Release::Superseded, turn);
-        }
-        self.drop_secondary(flow, turn);
-    }
-
-    fn drop_secondary<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        while let Some(record) =
-            self.flows.get_mut(flow).stream().secondary.remove_first(&mut self.slab)
-        {
-            self.discard_held(record, Discard::Flushed, turn);
-        }
-    }
-
-    fn secondary_syn<S, K>(
-        &mut self,
-        flow: u32,
-        incoming: Incoming<F>,
-        segment: Segment,
-        initial: Sequence,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let stream = self.flows.get_mut(flow).stream();
-        if !stream.next.is_empty() {
-            return self.hold_for_next(flow, incoming, segment, turn);
-        }
-        if stream.known.secondary_syn && stream.secondary_initial == initial {
-            let why = Discard::Retransmission;
-            return self.discard(incoming.frame, Side::Secondary, why, turn);
-        }
-        if !stream.waits_for_syn() {
-            return self.hold_for_next(flow, incoming, segment, turn);
-        }
-        stream.known.secondary_syn = true;
-        stream.secondary_initial = initial;
-        stream.note_secondary_acknowledgement(&segment);
-        self.drop_secondary(flow, turn);
-        self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
-        self.advance(flow, turn);
-    }
-
-    /// Keeps what the secondary sends in an incarnation that the primary has not begun.
-    fn hold_for_next<S, K>(
-        &mut self,
-        flow: u32,
-        incoming: Incoming<F>,
-        segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let stream = self.flows.get_mut(flow).stream();
-        let head = stream.next.head;
-        if head != NIL
-            && segment.has(Segment::SYN)
-            && self.slab.get(head).segment.start == segment.start
-        {
-            let why = Discard::Retransmission;
-            return self.discard(incoming.frame, Side::Secondary, why, turn);
-        }
-        if let Some(record) = self.hold(flow, incoming, segment, turn) {
-            let stream = self.flows.get_mut(flow).stream();
-            self.slab.enqueue(&mut stream.next, record);
-        }
-    }
-
-    /// The primary has begun the incarnation that the secondary began before it: what the
-    /// secondary sent in it, up to a further SYN, is taken up as if it came now.
-    fn adopt_next<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let mut syn_seen = false;
-        loop {
-            let stream = self.flows.get_mut(flow).stream();
-            let record = stream.next.head;
-            if record == NIL {
-                return;
-            }
-            let segment = self.slab.get(record).segment;
-            if segment.has(Segment::SYN) {
-                if std::mem::replace(&mut syn_seen, true) {
-                    return;
-                }
-                stream.known.secondary_syn = true;
-                stream.secondary_initial = Sequence(segment.start.0.wrapping_sub(1));
-            }
-            stream.note_secondary_acknowledgement(&segment);
-            if segment.has(Segment::FIN) {
-                stream.secondary_end = segment.end;
-                stream.known.secondary_end = true;
-            }
-            self.slab.dequeue(&mut stream.next, record);
-            if segment.is_empty() {
-                self.discard_held(record, Discard::Compared, turn);
-            } else {
-                stream.secondary.insert(&mut self.slab, record);
-            }
         }
     }
 }
