@@ -121,6 +121,7 @@ impl<F> Comparator<F> {
                 stream.next = List::EMPTY;
                 stream.known.primary_end = false;
                 stream.known.secondary_end = false;
+                stream.known.syn_shared = stream.known.primary_syn;
                 // The secondary is the primary now: it has received what the primary has.
                 if stream.known.primary_acknowledged {
                     let primary = stream.primary_acknowledged;

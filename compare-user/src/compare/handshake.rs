@@ -99,11 +99,15 @@ impl<F> Comparator<F> {
         if !stream.next.is_empty() {
             return self.hold_for_next(flow, incoming, segment, turn);
         }
-        if stream.known.secondary_syn && stream.secondary_initial == initial {
+        let known = stream.known;
+        let own = known.secondary_syn && stream.secondary_initial == initial;
+        let shared = known.syn_shared && stream.origin == segment.start;
+        if own || shared {
             let why = Discard::Retransmission;
             return self.discard(incoming.frame, Side::Secondary, why, turn);
         }
-        if !stream.waits_for_syn() {
+        // After a checkpoint one may come that was on its way: it still belongs to the primary's.
+        if !known.primary_syn || known.secondary_syn {
             return self.hold_for_next(flow, incoming, segment, turn);
         }
         stream.known.secondary_syn = true;

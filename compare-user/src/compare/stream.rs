@@ -46,7 +46,7 @@ impl Stream {
 
     /// A SYN of the primary that still waits for the secondary's.
     pub(super) fn waits_for_syn(&self) -> bool {
-        self.known.primary_syn && !self.known.secondary_syn
+        self.known.primary_syn && !self.known.secondary_syn && !self.known.syn_shared
     }
 }
 

@@ -153,3 +153,37 @@ fn the_secondary_may_be_two_incarnations_ahead() {
     assert!(rig.is_clean());
     assert_eq!(rig.held(), 0);
 }
+
+#[test]
+fn a_checkpoint_during_the_handshake_makes_the_secondary_have_sent_its_syn() {
+    let mut rig = Rig::new();
+    rig.primary(syn_ack(ISN));
+    rig.checkpoint();
+    assert_eq!(rig.reasons(), [Release::Flushed]);
+    rig.both(data(ISN + 1, b"goes on"));
+    assert_eq!(rig.released().len(), 2);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_secondary_syn_that_was_on_its_way_during_a_checkpoint_is_not_a_new_incarnation() {
+    let mut rig = Rig::new();
+    rig.primary(syn_ack(ISN));
+    rig.checkpoint();
+    rig.secondary(syn_ack(OTHER_ISN));
+    rig.both(data(ISN + 1, b"goes on"));
+    assert_eq!(rig.released().len(), 2);
+    assert!(rig.is_clean());
+    assert_eq!(rig.held(), 0);
+}
+
+#[test]
+fn after_a_checkpoint_the_secondary_repeats_the_primarys_syn() {
+    let mut rig = established();
+    rig.checkpoint();
+    rig.both(syn_ack(ISN));
+    assert_eq!(rig.discards()[1], (Side::Secondary, Discard::Retransmission));
+    rig.both(data(ISN + 1, b"goes on"));
+    assert_eq!(rig.released().len(), 3);
+    assert!(rig.is_clean());
+}
