@@ -69,14 +69,6 @@ impl<F> Comparator<F> {
         {
             self.release_held(record, Release::Superseded, turn);
         }
-        self.drop_secondary(flow, turn);
-    }
-
-    fn drop_secondary<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
         while let Some(record) =
             self.flows.get_mut(flow).stream().secondary.remove_first(&mut self.slab)
         {
@@ -113,7 +105,6 @@ impl<F> Comparator<F> {
         stream.known.secondary_syn = true;
         stream.secondary_initial = initial;
         stream.note_secondary_acknowledgement(&segment);
-        self.drop_secondary(flow, turn);
         self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
         self.advance(flow, turn);
     }

@@ -172,6 +172,10 @@ impl<F> Comparator<F> {
         if !stream.next.is_empty() {
             return self.hold_for_next(flow, incoming, segment, turn);
         }
+        if stream.waits_for_syn() {
+            // Of the incarnation that the primary has left: its numbers mean nothing in this one.
+            return self.discard(incoming.frame, Side::Secondary, Discard::Flushed, turn);
+        }
         stream.note_secondary_acknowledgement(&segment);
         if segment.has(Segment::FIN) {
             stream.secondary_end = segment.end;

@@ -155,6 +155,21 @@ fn the_secondary_may_be_two_incarnations_ahead() {
 }
 
 #[test]
+fn late_secondary_segments_of_the_old_incarnation_do_not_touch_the_new_one() {
+    let mut rig = established();
+    rig.both(data(ISN + 1, b"old"));
+    rig.primary(syn_ack(10));
+    rig.secondary(data(ISN + 4, b"last of the old").fin().ack(5000));
+    rig.secondary(syn_ack(20));
+    rig.primary(data(11, b"new").ack(90));
+    rig.secondary(data(11, b"new").ack(80));
+    assert_eq!(rig.released().len(), 3, "an acknowledgement of the old opens no gate of the new");
+    rig.secondary(segment(14).ack(90));
+    assert_eq!(rig.released().len(), 4);
+    assert!(rig.is_clean(), "the old stream's end is not the new one's");
+}
+
+#[test]
 fn a_checkpoint_during_the_handshake_makes_the_secondary_have_sent_its_syn() {
     let mut rig = Rig::new();
     rig.primary(syn_ack(ISN));
