@@ -36,7 +36,8 @@ impl<F> Comparator<F> {
         }
         let stream = self.flows.get_mut(flow).stream();
         stream.note_primary_acknowledgement(&segment);
-        if !stream.waits_for_syn() && segment.end.at_or_before(stream.mark) {
+        let seen = !stream.waits_for_syn() && segment.end.at_or_before(stream.mark);
+        if seen && stream.acknowledges_enough(&segment) {
             let why = if repeated { Release::Retransmission } else { Release::Matched };
             self.release(incoming.frame, why, incoming.checksum, turn);
             return self.advance(flow, turn);

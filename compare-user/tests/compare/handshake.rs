@@ -77,6 +77,16 @@ fn a_retransmitted_secondary_syn_changes_nothing() {
 }
 
 #[test]
+fn a_syn_ack_is_gated_as_data_is() {
+    let mut rig = Rig::new();
+    rig.secondary(segment(OTHER_ISN).syn().ack(50));
+    rig.primary(segment(ISN).syn().ack(77));
+    assert!(rig.released().is_empty(), "the secondary answers an older SYN of the client");
+    rig.secondary(segment(ISN + 1).ack(77));
+    assert_eq!(rig.released().len(), 1);
+}
+
+#[test]
 fn the_first_byte_after_the_syn_is_offset_zero() {
     let mut rig = established();
     rig.primary(data(ISN + 1, b"a"));
