@@ -126,8 +126,8 @@ impl<F> Comparator<F> {
             // All that it follows has left, or was never seen (a refusal carries number zero).
             return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
         }
-        if segment.end.at_or_before(stream.mark) {
-            if enough && (!ends || stream.gated.is_empty()) {
+        if segment.end.at_or_before(stream.mark) && (!ends || nothing_before) {
+            if enough {
                 let why =
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
                 return self.release(incoming.frame, why, incoming.checksum, turn);

@@ -101,6 +101,16 @@ fn a_reset_waits_for_the_data_before_it() {
 }
 
 #[test]
+fn a_reset_does_not_overtake_the_syn_before_it() {
+    let mut rig = Rig::new();
+    rig.primary(segment(99).syn());
+    rig.primary(segment(100).rst());
+    assert!(rig.released().is_empty());
+    rig.secondary(segment(5).syn());
+    assert_eq!(rig.released(), [segment(99).syn().frame(), segment(100).rst().frame()]);
+}
+
+#[test]
 fn a_reset_waits_behind_gated_data() {
     let mut rig = Rig::new();
     rig.primary(data(0, b"last").ack(500));
