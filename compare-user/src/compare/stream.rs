@@ -126,7 +126,10 @@ impl<F> Comparator<F> {
             // All that it follows has left, or was never seen (a refusal carries number zero).
             return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
         }
-        if segment.end.at_or_before(stream.mark) && (!ends || nothing_before) {
+        // A FIN says that the stream ends here: what waits of the secondary's may say otherwise.
+        let contradicted = segment.has(Segment::FIN) && !stream.secondary.is_empty();
+        let follows = ends && (!nothing_before || contradicted);
+        if segment.end.at_or_before(stream.mark) && !follows {
             if enough {
                 let why =
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
@@ -237,17 +240,27 @@ impl<F> Comparator<F> {
             return Step::Wait;
         }
         let mark = stream.mark;
-        let ours = stream.primary.first(&self.slab);
-        if let Some(record) = ours
-            && self.slab.get(record).segment.end.at_or_before(mark)
-        {
-            return Step::Primary;
-        }
         let theirs = stream.secondary.first(&self.slab);
         if let Some(record) = theirs
             && self.slab.get(record).segment.end.at_or_before(mark)
         {
             return Step::Secondary;
+        }
+        let ours = stream.primary.first(&self.slab);
+        if let Some(record) = ours
+            && self.slab.get(record).segment.end.at_or_before(mark)
+        {
+            let segment = self.slab.get(record).segment;
+            return match theirs {
+                Some(theirs) if segment.has(Segment::FIN) && segment.end == mark => {
+                    if blocked {
+                        Step::Wait
+                    } else {
+                        Step::PastEnd(Side::Secondary, theirs)
+                    }
+                }
+                _ => Step::Primary,
+            };
         }
         if blocked {
             return Step::Wait;
@@ -371,12 +384,18 @@ impl<F> Comparator<F> {
         K: Sink<S>,
     {
         loop {
-            let stream = self.flows.get_mut(flow).stream();
+            let entry = self.flows.get_mut(flow);
+            let blocked = entry.blocked;
+            let stream = entry.stream();
             let head = stream.gated.head;
-            if head == NIL || !stream.acknowledges_enough(&self.slab.get(head).segment) {
+            if head == NIL {
                 return;
             }
             let segment = self.slab.get(head).segment;
+            let contradicted = blocked && segment.has(Segment::FIN);
+            if contradicted || !stream.acknowledges_enough(&segment) {
+                return;
+            }
             self.slab.dequeue(&mut stream.gated, head);
             self.release_held(head, released_as(&segment), turn);
         }

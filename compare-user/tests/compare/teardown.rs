@@ -70,6 +70,34 @@ fn secondary_payload_beyond_the_primarys_fin_is_a_divergence() {
 }
 
 #[test]
+fn a_fin_does_not_leave_while_the_secondary_is_known_to_go_on() {
+    for fin_on_data in [false, true] {
+        let mut rig = Rig::new();
+        rig.secondary(data(0, b"0123more"));
+        if fin_on_data {
+            rig.primary(data(0, b"0123").fin());
+            assert!(rig.released().is_empty());
+        } else {
+            rig.primary(data(0, b"0123"));
+            rig.primary(segment(4).fin());
+            assert_eq!(rig.released(), [data(0, b"0123").frame()]);
+        }
+        let seen = rig.divergence();
+        assert_eq!((seen.reason, seen.side, seen.offset), (Reason::StreamEnd, Side::Primary, 4));
+    }
+}
+
+#[test]
+fn a_gated_fin_does_not_leave_once_the_secondary_is_known_to_go_on() {
+    let mut rig = Rig::new();
+    rig.primary(data(0, b"0123").fin().ack(500));
+    rig.secondary(data(0, b"0123").ack(400));
+    rig.secondary(data(4, b"more").ack(500));
+    assert_eq!(rig.divergence().reason, Reason::StreamEnd);
+    assert!(rig.released().is_empty());
+}
+
+#[test]
 fn a_fin_that_overtook_its_data_on_the_secondary_side_is_no_divergence() {
     let mut rig = Rig::new();
     rig.primary(data(0, b"0123"));
