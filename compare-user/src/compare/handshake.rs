@@ -26,7 +26,6 @@ impl<F> Comparator<F> {
         if !repeated {
             self.supersede(flow, turn);
             let entry = self.flows.get_mut(flow);
-            entry.reported = false;
             entry.blocked = false;
             let stream = entry.stream();
             stream.mark = segment.start;

@@ -212,3 +212,16 @@ fn after_a_checkpoint_the_secondary_repeats_the_primarys_syn() {
     assert_eq!(rig.released().len(), 3);
     assert!(rig.is_clean());
 }
+
+#[test]
+fn a_flow_is_reported_once_per_checkpoint_whatever_its_incarnation() {
+    let mut rig = Rig::new();
+    for initial in [10, 50] {
+        rig.primary(syn_ack(initial));
+        rig.secondary(syn_ack(initial));
+        rig.primary(data(initial + 1, b"ours"));
+        rig.secondary(data(initial + 1, b"not!"));
+    }
+    assert_eq!(rig.record.divergences.len(), 1);
+    assert_eq!(rig.record.requests, 1);
+}
