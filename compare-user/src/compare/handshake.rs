@@ -105,7 +105,16 @@ impl<F> Comparator<F> {
         stream.known.secondary_syn = true;
         stream.secondary_initial = initial;
         stream.note_secondary_acknowledgement(&segment);
-        self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
+        if segment.is_empty() {
+            self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
+        } else {
+            // Data on a SYN (RFC 7413) is the start of the stream, by whatever number.
+            let segment = segment.moved_to(stream.origin);
+            if let Some(record) = self.hold(flow, incoming, segment, turn) {
+                let stream = self.flows.get_mut(flow).stream();
+                stream.secondary.insert(&mut self.slab, record);
+            }
+        }
         self.advance(flow, turn);
     }
 
@@ -156,6 +165,7 @@ impl<F> Comparator<F> {
                 }
                 stream.known.secondary_syn = true;
                 stream.secondary_initial = Sequence(segment.start.0.wrapping_sub(1));
+                self.slab.get_mut(record).segment = segment.moved_to(stream.origin);
             }
             stream.note_secondary_acknowledgement(&segment);
             if segment.has(Segment::FIN) {

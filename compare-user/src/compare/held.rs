@@ -56,6 +56,11 @@ impl Segment {
         }
     }
 
+    /// The same segment at another place of the stream.
+    pub(super) fn moved_to(self, start: Sequence) -> Self {
+        Self { start, end: start.advanced(self.end.distance_from(self.start)), ..self }
+    }
+
     pub(super) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }

@@ -180,6 +180,20 @@ fn late_secondary_segments_of_the_old_incarnation_do_not_touch_the_new_one() {
 }
 
 #[test]
+fn data_on_a_syn_is_compared_at_the_start_of_the_stream() {
+    for first in [Side::Primary, Side::Secondary] {
+        for (payload, leaves) in [(b"cookie", true), (b"other!", false)] {
+            let mut rig = Rig::new();
+            let number = |side| if side == Side::Primary { ISN } else { OTHER_ISN };
+            rig.offer(first, segment(number(first)).syn().payload(b"cookie"));
+            rig.offer(first.other(), segment(number(first.other())).syn().payload(payload));
+            assert_eq!(rig.released().len(), usize::from(leaves), "{first:?} first");
+            assert_eq!(rig.is_clean(), leaves);
+        }
+    }
+}
+
+#[test]
 fn a_checkpoint_during_the_handshake_makes_the_secondary_have_sent_its_syn() {
     let mut rig = Rig::new();
     rig.primary(syn_ack(ISN));
