@@ -38,7 +38,6 @@ pub use config::{AckGate, Config};
 pub use counters::Counters;
 pub use verdict::{Checksum, Discard, Divergence, Exhibit, Reason, Release, Side, Sink};
 
-use crate::frame::checksum::{self, ChecksumState};
 use crate::frame::{Class, FlowKey, FrameStore, Headers};
 use content::{ContentHasher, Span};
 use flow::{FlowTable, Kind, Lookup};
@@ -227,10 +226,8 @@ impl<F> Comparator<F> {
         }
         // Only what leaves needs a complete checksum.
         let leaves = side == self.standalone.unwrap_or(Side::Primary);
-        let checksum = match leaves.then(|| checksum::state(turn.store, &frame, &headers)) {
-            Some(ChecksumState::Partial) => Checksum::Partial,
-            _ => Checksum::AsFound,
-        };
+        let checksum =
+            if leaves { Checksum::of(turn.store, &frame, &headers) } else { Checksum::AsFound };
         if self.standalone.is_some() {
             return self.pass(leaves, frame, side, Release::Standalone, checksum, turn);
         }

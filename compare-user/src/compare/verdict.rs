@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::frame::{FlowKey, FrameStore};
+use crate::frame::checksum::{self, ChecksumState};
+use crate::frame::{FlowKey, FrameStore, Headers};
 
 /// Which replica a frame comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -35,6 +36,16 @@ pub enum Checksum {
     /// The field may hold only the pseudo-header sum, left by a guest that offloads checksums;
     /// whoever sends the frame completes it first.
     Partial,
+}
+
+impl Checksum {
+    #[inline]
+    pub(super) fn of<S: FrameStore>(store: &S, frame: &S::Frame, headers: &Headers) -> Self {
+        match checksum::state(store, frame, headers) {
+            ChecksumState::Partial => Self::Partial,
+            ChecksumState::Absent | ChecksumState::Complete => Self::AsFound,
+        }
+    }
 }
 
 /// Why a frame leaves.

@@ -202,6 +202,25 @@ fn failover_to_the_secondary_releases_what_it_had_waiting_and_then_its_frames() 
 }
 
 #[test]
+fn partial_checksums_are_marked_on_whatever_leaves() {
+    let partial = with_partial_checksum(b"payload");
+    let mut rig = Rig::new();
+    rig.both(partial.clone());
+    rig.primary(with_partial_checksum(b"held"));
+    rig.checkpoint();
+    rig.both(IPV4.udp(5, b"complete"));
+    let marks: Vec<_> = rig.record.released.iter().map(|released| released.2).collect();
+    assert_eq!(marks, [Checksum::Partial, Checksum::Partial, Checksum::AsFound]);
+
+    let mut rig = Rig::new();
+    rig.secondary(partial.clone());
+    rig.failover(Side::Secondary);
+    rig.secondary(partial);
+    let marks: Vec<_> = rig.record.released.iter().map(|released| released.2).collect();
+    assert_eq!(marks, [Checksum::Partial; 2], "the survivor's waiting frame, and its next");
+}
+
+#[test]
 fn rearm_compares_again_and_forgets_the_old_streams() {
     let mut rig = Rig::new();
     rig.both(data(0, b"0123"));
