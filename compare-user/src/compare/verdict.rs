@@ -139,7 +139,7 @@ pub struct Divergence<'a, S: FrameStore> {
     /// The side whose frame was found wanting (timeouts and full queues).
     pub side: Side,
     /// TCP: bytes since the start of the stream (or since the first segment seen). Datagrams:
-    /// bytes into the datagram's payload.
+    /// bytes into the payload of UDP, and of IP for every other protocol.
     pub offset: u32,
     /// How long the older of the frames had waited.
     pub waited: Duration,

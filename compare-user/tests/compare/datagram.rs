@@ -87,6 +87,28 @@ fn equal_datagrams_are_matched_one_to_one() {
 }
 
 #[test]
+fn a_different_payload_is_a_divergence_after_the_grace_and_says_where() {
+    let ours = pattern(1, 300);
+    let mut theirs = ours.clone();
+    theirs[123] ^= 4;
+    let mut rig = Rig::new();
+    rig.primary(IPV4.udp(5, &ours));
+    rig.secondary(IPV4.udp(5, &theirs));
+    assert!(rig.is_clean(), "within the grace the partner may still come");
+    rig.wait(ms(2) + Duration::from_nanos(1));
+    let seen = rig.divergence();
+    assert_eq!(seen.reason, Reason::Payload);
+    assert_eq!(seen.flow, "10.0.0.1:53 > 10.0.0.9:5 udp");
+    assert_eq!(seen.offset, 123, "bytes into the datagram's payload");
+    let (frame, at) = seen.primary.as_ref().expect("the primary frame is shown");
+    assert_eq!(frame[*at], ours[123]);
+    let (frame, at) = seen.secondary.as_ref().expect("the secondary frame is shown");
+    assert_eq!(frame[*at], theirs[123]);
+    assert_eq!(rig.record.requests, 1);
+    assert!(rig.released().is_empty());
+}
+
+#[test]
 fn a_different_length_is_a_divergence() {
     let mut rig = Rig::new();
     rig.primary(IPV4.udp(5, b"1234"));
