@@ -68,6 +68,12 @@ impl Segment {
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
     }
+
+    /// Whether the byte at `mark` is part of the payload.
+    #[inline]
+    pub(super) fn spans(&self, mark: Sequence) -> bool {
+        self.start.at_or_before(mark) && mark.before(self.end)
+    }
 }
 
 /// One held frame, or a ghost.

@@ -54,10 +54,8 @@ impl Stream {
 enum Step {
     /// Nothing more can be decided now.
     Wait,
-    /// The first primary segment has been compared to its end.
-    Primary,
-    /// The first secondary segment has.
-    Secondary,
+    /// The first segment of this side has been compared to its end.
+    Compared(Side),
     /// These are to be compared up to here.
     Compare(u32, u32, Sequence),
     /// This side's segment goes on where the other side has ended its stream.
@@ -137,11 +135,17 @@ impl<F> Comparator<F> {
             }
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
-        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+        if stream.primary.is_empty() && self.meet(flow, &incoming, &segment, turn) {
+            if enough && self.flows.get_mut(flow).stream().gated.is_empty() {
+                self.release(incoming.frame, Release::Matched, incoming.checksum, turn);
+            } else {
+                self.hold_at_gate(flow, incoming, segment, turn);
+            }
+        } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.primary.insert(&mut self.slab, record);
-            self.advance(flow, turn);
         }
+        self.advance(flow, turn);
     }
 
     fn hold_at_gate<S, K>(
@@ -188,11 +192,72 @@ impl<F> Comparator<F> {
         if segment.is_empty() || old {
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
             self.discard(incoming.frame, Side::Secondary, why, turn);
+        } else if self.meet(flow, &incoming, &segment, turn) {
+            self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.secondary.insert(&mut self.slab, record);
         }
         self.advance(flow, turn);
+    }
+
+    /// Compares an arriving segment with what the other side has waiting from the mark on. True
+    /// if all of it was found equal, so that it need not be held: it takes no place in a full
+    /// queue, and ordinary traffic holds only one frame of each pair. What ends a stream, and a
+    /// difference, is left to [`Self::advance`], which finds it with both frames held.
+    #[inline]
+    fn meet<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: &Incoming<F>,
+        segment: &Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) -> bool
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let blocked = self.flows.get(flow).blocked;
+        let stream = self.flows.get_mut(flow).stream();
+        let ready = stream.known.mark && !stream.waits_for_syn() && !blocked;
+        if !ready || segment.has(Segment::FIN | Segment::RST) {
+            return false;
+        }
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let mark = stream.mark;
+            let waiting = match incoming.side {
+                Side::Primary => stream.secondary.first(&self.slab),
+                Side::Secondary => stream.primary.first(&self.slab),
+            };
+            let Some(waiting) = waiting else { return false };
+            let held = self.slab.get(waiting);
+            let other = held.segment;
+            if !segment.spans(mark) || !other.spans(mark) || other.has(Segment::FIN | Segment::RST)
+            {
+                return false;
+            }
+            let until = segment.end.earlier(other.end);
+            let own_place =
+                usize::from(incoming.headers.content) + mark.distance_from(segment.start) as usize;
+            let place = held.span.start() + mark.distance_from(other.start) as usize;
+            let found = first_difference(
+                turn.store,
+                (&incoming.frame, own_place),
+                (self.slab.frame(waiting), place),
+                until.distance_from(mark) as usize,
+            );
+            if found.is_some() {
+                return false;
+            }
+            stream.mark = until;
+            if other.end == until {
+                self.compared(flow, incoming.side.other(), turn);
+            }
+            if segment.end == until {
+                return true;
+            }
+        }
     }
 
     /// Compares as far as both streams reach, then opens the gate as far as the secondary has
@@ -206,16 +271,7 @@ impl<F> Comparator<F> {
         loop {
             match self.step(flow) {
                 Step::Wait => break,
-                Step::Primary => {
-                    let stream = self.flows.get_mut(flow).stream();
-                    let first = stream.primary.remove_first(&mut self.slab);
-                    self.pass_gate(flow, first.expect("step saw it"), turn);
-                }
-                Step::Secondary => {
-                    let stream = self.flows.get_mut(flow).stream();
-                    let first = stream.secondary.remove_first(&mut self.slab);
-                    self.discard_held(first.expect("step saw it"), Discard::Compared, turn);
-                }
+                Step::Compared(side) => self.compared(flow, side, turn),
                 Step::Compare(ours, theirs, until) => {
                     if !self.compare(flow, ours, theirs, until, turn) {
                         break;
@@ -228,6 +284,25 @@ impl<F> Comparator<F> {
             }
         }
         self.open_gate(flow, turn);
+    }
+
+    /// The first segment of `side` has been compared to its end.
+    #[inline]
+    fn compared<S, K>(&mut self, flow: u32, side: Side, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        let queue = match side {
+            Side::Primary => &mut stream.primary,
+            Side::Secondary => &mut stream.secondary,
+        };
+        let Some(first) = queue.remove_first(&mut self.slab) else { return };
+        match side {
+            Side::Primary => self.pass_gate(flow, first, turn),
+            Side::Secondary => self.discard_held(first, Discard::Compared, turn),
+        }
     }
 
     /// Looks at the first segment of each side and the mark.
@@ -244,7 +319,7 @@ impl<F> Comparator<F> {
         if let Some(record) = theirs
             && self.slab.get(record).segment.end.at_or_before(mark)
         {
-            return Step::Secondary;
+            return Step::Compared(Side::Secondary);
         }
         let ours = stream.primary.first(&self.slab);
         if let Some(record) = ours
@@ -259,7 +334,7 @@ impl<F> Comparator<F> {
                         Step::PastEnd(Side::Secondary, theirs)
                     }
                 }
-                _ => Step::Primary,
+                _ => Step::Compared(Side::Primary),
             };
         }
         if blocked {

@@ -62,6 +62,18 @@ fn the_queue_limit_is_per_flow_and_side() {
 }
 
 #[test]
+fn a_segment_that_its_partner_waits_for_needs_no_place_in_a_full_queue() {
+    let mut rig = Rig::with(|config| config.queue_limit = 4);
+    rig.primary(data(0, b"0123456789"));
+    for at in 1..5 {
+        rig.secondary(data(at * 2, b"..").ack(0));
+    }
+    rig.secondary(data(0, b"01"));
+    assert!(rig.discards().contains(&(Side::Secondary, Discard::Compared)));
+    assert_eq!(rig.comparator.counters().lost, 0);
+}
+
+#[test]
 fn the_memory_limit_is_over_all_flows() {
     let mut rig = Rig::with(|config| config.held_limit = 4);
     for port in 0..4 {
@@ -72,6 +84,18 @@ fn the_memory_limit_is_over_all_flows() {
     assert_eq!(rig.divergence().reason, Reason::Memory);
     assert_eq!(rig.record.requests, 1);
     assert_eq!(rig.held(), 4);
+}
+
+#[test]
+fn a_partner_is_matched_even_when_memory_is_full() {
+    let mut rig = Rig::with(|config| config.held_limit = 2);
+    rig.primary(to(1));
+    rig.primary(data(0, b"stream"));
+    rig.secondary(to(1));
+    rig.primary(to(2));
+    rig.secondary(data(0, b"stream"));
+    assert_eq!(rig.released().len(), 2);
+    assert!(rig.is_clean());
 }
 
 #[test]
