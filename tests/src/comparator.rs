@@ -24,7 +24,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
-use crate::process::{run_to_end, wait};
+use crate::process::{run_to_end, tied_to_this_thread, wait};
 use crate::topology::{Role, Topology};
 
 /// How long a start may take on a busy machine before the test gives up.
@@ -104,6 +104,12 @@ impl Launch {
         Self { binary: binary(), ports, options: Vec::new() }
     }
 
+    /// `colo-xdp run` between these ports: primary, secondary and out.
+    #[must_use]
+    pub fn between(ports: [String; 3]) -> Self {
+        Self { binary: binary(), ports, options: Vec::new() }
+    }
+
     /// Another binary than [`binary`] names.
     #[must_use]
     pub fn binary(mut self, path: &Path) -> Self {
@@ -146,11 +152,31 @@ impl Launch {
     /// # Errors
     /// When it does not get ready; the message has its log.
     pub fn start(self, namespace: &Namespace) -> Result<Comparator> {
+        self.start_in(Some(namespace))
+    }
+
+    /// Starts it in the namespace of the caller, for ports that need no devices, and waits until
+    /// it is ready.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start_here(self) -> Result<Comparator> {
+        self.start_in(None)
+    }
+
+    fn start_in(self, namespace: Option<&Namespace>) -> Result<Comparator> {
         let directory = TempDir::with_prefix("colo-")?;
         leftovers::remember(Leftover::Directory(directory.path().to_owned()));
         ensure_exists(&self.binary)?;
         let socket = directory.path().join("control");
-        let mut command = Command::new(&self.binary);
+        // In a namespace it is found by the next run's sweep; elsewhere it goes with this thread.
+        let mut command = match namespace {
+            Some(_) => Command::new(&self.binary),
+            None => tied_to_this_thread(None),
+        };
+        if namespace.is_none() {
+            command.arg(&self.binary);
+        }
         command.arg("run");
         for (role, port) in Role::ALL.iter().zip(&self.ports) {
             command.args([role.option(), port]);
@@ -159,7 +185,11 @@ impl Launch {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C reaches the harness alone, which then stops things in order.
         command.process_group(0);
-        let child = namespace.run(|| command.spawn().context("cannot start colo-xdp"))?;
+        let mut spawn = || command.spawn().context("cannot start colo-xdp");
+        let child = match namespace {
+            Some(namespace) => namespace.run(spawn)?,
+            None => spawn()?,
+        };
         leftovers::remember(Leftover::Process(child.id()));
         let control = Control::new(&self.binary, socket);
         let mut comparator = Comparator::around(child, control, directory)?;
@@ -235,6 +265,12 @@ impl Comparator {
         });
         let unread = VecDeque::new();
         Ok(Self { child, control, events, unread, log, directory, stopped: false })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its control side.

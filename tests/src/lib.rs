@@ -9,7 +9,9 @@
 //! removed on every way out: return, panic, SIGINT, and after a SIGKILL by the next run.
 
 pub mod capture;
+pub mod chardev;
 pub mod comparator;
+pub mod contender;
 pub mod control;
 pub mod fragment;
 pub mod leftovers;
@@ -21,6 +23,7 @@ mod pass_program;
 pub mod payload;
 pub mod privilege;
 mod process;
+pub mod qemu;
 pub mod segment;
 pub mod stage;
 mod tap;
