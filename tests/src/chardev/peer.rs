@@ -152,9 +152,9 @@ impl Peer {
         Ok(false)
     }
 
-    /// The socket, for a caller that moves bytes itself.
+    /// The socket, for a caller that moves bytes itself and has received nothing yet.
     #[must_use]
-    pub fn into_stream(self) -> UnixStream {
-        self.stream
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
     }
 }

@@ -37,7 +37,7 @@ fn cut(flow: &Flow, start: u32, ours: &[usize], theirs: &[usize]) -> Vec<Step> {
 /// The same payload on both sides, with another segment around it on the secondary.
 fn altered(flow: &Flow, change: fn(Segment) -> Segment) -> Vec<Step> {
     let ours = segment().payload(b"the same bytes");
-    pair(&ours.frame(&flow.v4), &change(ours.clone()).frame(&flow.v4))
+    pair(&ours.frame(&flow.v4), &change(ours).frame(&flow.v4))
 }
 
 /// The same segment on both sides, with another IP header around it on the secondary.
