@@ -3,6 +3,7 @@
 mod assembly;
 mod steering;
 mod supervisor;
+mod takers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::log::Log;
 use super::{Failure, duration};
+use crate::checkpoint::{NotifySpec, QmpSpec};
 use crate::compare::AckGate;
 use crate::kernel::{BypassRule, EmptySlot};
 use crate::lane::Polling;
@@ -21,7 +24,7 @@ use crate::port::spec::XdpSpec;
 #[command(after_help = "\
 Example:
   colo-xdp run --primary xdp:tap0 --secondary xdp:vxlan0 --out xdp:eth0 \\
-      --control /run/colo-xdp.sock --core 3
+      --control /run/colo-xdp.sock --core 3 --qmp unix:/run/vm1/qmp.sock
   colo-xdp ctl --control /run/colo-xdp.sock status
 
 PORT is xdp:DEVICE[,queues=A-B][,mode=auto|native|generic][,zerocopy=auto|on|off].
@@ -72,6 +75,24 @@ pub(super) struct Args {
     /// Age at which a held frame is a divergence.
     #[arg(long, value_name = "TIME", default_value = "3000", value_parser = duration::parse_timeout)]
     compare_timeout: Duration,
+    /// Xen's COLO frame, as QEMU's notify_dev: chardev:unix:PATH[,server] or
+    /// chardev:tcp:HOST:PORT[,server].
+    #[arg(long, value_name = "PORT")]
+    notify: Option<NotifySpec>,
+    /// Messages of chardev peers carry the length of a virtio-net header.
+    #[arg(long)]
+    vnet_hdr: bool,
+    /// QMP socket of the KVM COLO primary, as unix:PATH: asked for checkpoints, tells when done.
+    #[arg(long, value_name = "ADDRESS")]
+    qmp: Option<QmpSpec>,
+    /// When COLO ends or its QMP connection is lost: go on holding, or release what the primary has
+    /// held and let it pass uncompared.
+    #[arg(long, value_enum, default_value = "hold", requires = "qmp")]
+    on_qmp_loss: OnQmpLoss,
+    /// Command for `sh -c` at a divergence, with COLO_XDP_REASON, COLO_XDP_FLOW and more in its
+    /// environment; one at a time, at most one a second.
+    #[arg(long, value_name = "COMMAND")]
+    on_divergence: Option<String>,
     /// Frames held per flow and side.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
     max_queue_size: u16,
@@ -102,6 +123,21 @@ enum Poll {
 enum OnExit {
     Closed,
     Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnQmpLoss {
+    Hold,
+    Failover,
+}
+
+impl OnQmpLoss {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Failover => "failover",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -174,8 +210,8 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, log: Log) -> Result<ExitCode, Failure> {
     args.check()?;
     let assembled = assembly::assemble(args)?;
-    supervisor::supervise(args, assembled)
+    supervisor::supervise(args, assembled, log)
 }
