@@ -205,15 +205,17 @@ fn a_command_learns_of_the_divergence_and_ends_it() -> Result {
     stage.client().expect(&[ours])?;
     let said = std::fs::read_to_string(place.path())?;
     assert_eq!(said.trim_end(), "payload 192.0.2.1:7 > 192.0.2.2:2 udp 0");
+    // Another right after the checkpoint is too early for the command, and made up for later.
+    let ours = diverge(&mut stage, 8)?;
+    stage.client().expect(&[ours])?;
     // Many at once: one command, the rest counted.
-    for flow in 100..110 {
-        diverge(&mut stage, flow)?;
-    }
-    stage.checkpoint()?;
+    let flows = 100..110;
+    let ours = flows.map(|flow| diverge(&mut stage, flow)).collect::<Result<Vec<_>>>()?;
+    stage.client().expect_in_any_order(&ours)?;
     let status = stage.comparator.status()?;
     let counted = |name| status.count(&format!("checkpoint.on_divergence.{name}"));
-    assert_eq!(counted("started") + counted("suppressed"), 11, "{}", status.0);
-    assert!(counted("started") <= 2, "{}", status.0);
+    assert!(counted("started") <= 4, "{}", status.0);
+    assert!(counted("suppressed") >= 8, "{}", status.0);
     let outcome = stage.comparator.end_with(Signal::SIGTERM)?;
     outcome.check()?;
     Ok(())

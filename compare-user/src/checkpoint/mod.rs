@@ -120,6 +120,26 @@ impl<S> Drop for Agent<S> {
 #[derive(Debug)]
 struct Ended;
 
+/// Why a connection is served no longer.
+enum End {
+    /// The taker has been told to end.
+    Told,
+    /// The peer is gone, or broke the protocol.
+    Peer(String),
+}
+
+impl From<Ended> for End {
+    fn from(_: Ended) -> Self {
+        Self::Told
+    }
+}
+
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        Self::Peer(error.to_string())
+    }
+}
+
 /// A taker's end of its channels.
 struct Inbox<S> {
     requests: Receiver<()>,

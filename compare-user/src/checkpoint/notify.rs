@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::connection::{Connection, Endpoint};
 use super::message::{MessageReader, framed};
-use super::{Address, Agent, Ended, Inbox, Notice, NotifySpec, wire};
+use super::{Address, Agent, End, Ended, Inbox, Notice, NotifySpec, wire};
 
 const REQUEST: &str = "DO_CHECKPOINT";
 const DONE: &[u8] = b"COLO_CHECKPOINT";
@@ -80,24 +80,6 @@ struct Taker {
     vnet: bool,
     endpoint: Endpoint,
     inbox: Inbox<NotifyStatus>,
-}
-
-/// Why a peer is served no longer.
-enum End {
-    Told,
-    Peer(String),
-}
-
-impl From<Ended> for End {
-    fn from(_: Ended) -> Self {
-        Self::Told
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Peer(error.to_string())
-    }
 }
 
 impl Taker {

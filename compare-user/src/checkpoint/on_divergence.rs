@@ -37,6 +37,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct OnDivergence {
     reports: Sender<Box<DivergenceReport>>,
     shared: Arc<Shared>,
+    /// The latest one that came while the command could not be started.
+    missed: Option<Box<DivergenceReport>>,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +57,8 @@ pub struct OnDivergenceStatus {
     pub started: u64,
     /// Of these, those that could not be started or ended with another status than 0.
     pub failed: u64,
-    /// Divergences for which none was started, because one still ran or a second had not passed.
+    /// Divergences for which none was started at once, because one still ran or a second had not
+    /// passed.
     pub suppressed: u64,
 }
 
@@ -75,17 +78,32 @@ impl OnDivergence {
         std::thread::Builder::new()
             .name("on-divergence".into())
             .spawn(move || runner.run(&heard))?;
-        Ok(Self { reports, shared })
+        Ok(Self { reports, shared, missed: None })
     }
 
-    /// Runs the command for this divergence, or counts it.
-    pub fn run(&self, report: &DivergenceReport) {
-        if self.shared.busy.swap(true, Ordering::AcqRel) {
+    /// Runs the command for this divergence, or counts it and keeps it for
+    /// [`OnDivergence::repeat`].
+    pub fn run(&mut self, report: &DivergenceReport) {
+        self.missed = Some(Box::new(report.clone()));
+        if !self.repeat() {
             self.shared.suppressed.fetch_add(1, Ordering::Relaxed);
-            return;
+        }
+    }
+
+    /// The checkpoint is still wanted: runs the command for the latest divergence that it has not
+    /// been run for. Without this, a divergence just after a checkpoint would be told to nobody.
+    /// True if the command is started.
+    pub fn repeat(&mut self) -> bool {
+        if self.missed.is_none() || self.shared.busy.swap(true, Ordering::AcqRel) {
+            return false;
         }
         // There is room: the runner took the last one before it became free.
-        let _ = self.reports.try_send(Box::new(report.clone()));
+        self.missed.take().is_some_and(|report| self.reports.try_send(report).is_ok())
+    }
+
+    /// The guests are equal: what has not been told need not be.
+    pub fn forget(&mut self) {
+        self.missed = None;
     }
 
     /// What was counted.
@@ -185,7 +203,7 @@ mod tests {
         )
     }
 
-    fn await_true(what: &str, condition: impl Fn() -> bool) {
+    fn await_true(what: &str, mut condition: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !condition() {
             assert!(Instant::now() < deadline, "waited in vain for {what}");
@@ -204,7 +222,7 @@ mod tests {
             seen.display()
         );
         let control = PathBuf::from("/run/control");
-        let runner = OnDivergence::start(&command, Some(&control)).expect("a thread");
+        let mut runner = OnDivergence::start(&command, Some(&control)).expect("a thread");
         runner.run(&report());
         await_true("the command", || seen.exists());
         let text = std::fs::read_to_string(&seen).expect("written");
@@ -219,7 +237,7 @@ mod tests {
 
     #[test]
     fn one_runs_at_a_time_and_at_most_one_a_second() {
-        let runner = OnDivergence::start("exit 3", None).expect("a thread");
+        let mut runner = OnDivergence::start("exit 3", None).expect("a thread");
         let start = Instant::now();
         for _ in 0..10 {
             runner.run(&report());
@@ -236,5 +254,20 @@ mod tests {
             runner.status().started == 2
         });
         assert!(start.elapsed() >= INTERVAL);
+    }
+
+    #[test]
+    fn one_that_was_suppressed_is_run_when_the_request_is_repeated_unless_it_is_settled() {
+        let mut runner = OnDivergence::start("true", None).expect("a thread");
+        runner.run(&report());
+        runner.run(&report());
+        await_true("the repetition", || runner.repeat());
+        await_true("the command", || runner.status().started == 2);
+        assert!(!runner.repeat(), "it has been told");
+
+        runner.run(&report());
+        runner.forget();
+        await_true("the end of the second", || !runner.shared.busy.load(Ordering::Acquire));
+        assert!(!runner.repeat(), "the guests are equal");
     }
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use super::connection::{Connection, Endpoint};
-use super::{Address, Agent, Ended, Inbox, Notice, QmpSpec, wire};
+use super::{Address, Agent, End, Ended, Inbox, Notice, QmpSpec, wire};
 use lines::{Line, Lines};
 use session::{Effect, Session};
 
@@ -45,24 +45,6 @@ struct Taker {
     session: Session,
     endpoint: Endpoint,
     inbox: Inbox<QmpStatus>,
-}
-
-/// Why QEMU is served no longer.
-enum End {
-    Told,
-    Peer(String),
-}
-
-impl From<Ended> for End {
-    fn from(_: Ended) -> Self {
-        Self::Told
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Peer(error.to_string())
-    }
 }
 
 impl Taker {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::checkpoint::worth_a_line;
+
 /// How long a greeting or an answer may take. QEMU answers within milliseconds, and within one
 /// checkpoint when that is under way.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -359,7 +361,7 @@ impl Session {
         let what = asked.map_or("a command", Asked::command);
         let reason = clip(error["desc"].as_str().unwrap_or("no reason given").as_bytes());
         self.status.refused += 1;
-        if super::super::worth_a_line(self.status.refused) {
+        if worth_a_line(self.status.refused) {
             tracing::warn!(peer = self.status.peer, what, reason, "QEMU refused");
         }
         self.status.last_error = Some(format!("{what} was refused: {reason}"));
@@ -452,7 +454,7 @@ impl Session {
     fn complain(&mut self, what: &str, line: &[u8]) {
         self.status.unintelligible += 1;
         let line = clip(line);
-        if super::super::worth_a_line(self.status.unintelligible) {
+        if worth_a_line(self.status.unintelligible) {
             let seen = self.status.unintelligible;
             tracing::warn!(peer = self.status.peer, what, line, seen, "ignored from QMP");
         }

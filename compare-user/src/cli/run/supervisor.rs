@@ -120,6 +120,7 @@ impl Supervisor<'_> {
         match event {
             Event::Divergence(report) => self.takers.diverged(report),
             Event::CheckpointRequested => self.takers.request(),
+            Event::CheckpointDone { .. } | Event::Standalone { .. } => self.takers.flushed(),
             Event::PortLost { device, .. } => {
                 self.steering.lose(device);
                 self.searching = true;

@@ -49,18 +49,28 @@ impl Takers {
     }
 
     /// A checkpoint is wanted.
-    pub(super) fn request(&self) {
+    pub(super) fn request(&mut self) {
         if let Some(notify) = &self.notify {
             notify.request();
         }
         if let Some(qmp) = &self.qmp {
             qmp.request();
         }
+        if let Some(command) = &mut self.command {
+            command.repeat();
+        }
+    }
+
+    /// A checkpoint is done.
+    pub(super) fn flushed(&mut self) {
+        if let Some(command) = &mut self.command {
+            command.forget();
+        }
     }
 
     /// A divergence was found.
-    pub(super) fn diverged(&self, report: &DivergenceReport) {
-        if let Some(command) = &self.command {
+    pub(super) fn diverged(&mut self, report: &DivergenceReport) {
+        if let Some(command) = &mut self.command {
             command.run(report);
         }
     }
