@@ -10,6 +10,7 @@
 
 pub mod capture;
 pub mod chardev;
+pub mod checkpointer;
 pub mod comparator;
 pub mod contender;
 pub mod control;
