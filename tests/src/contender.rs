@@ -112,10 +112,16 @@ impl Drop for Sockets {
     }
 }
 
+/// What a comparator says on notify_dev when the guests differ.
+pub const REQUEST: &str = "DO_CHECKPOINT";
+/// What a Xen COLO frame says when they are equal again.
+const CHECKPOINT_DONE: &str = "COLO_CHECKPOINT";
 /// What a Xen COLO frame says first on notify_dev.
-pub const HELLO: &str = "COLO_USERSPACE_PROXY_INIT";
+const HELLO: &str = "COLO_USERSPACE_PROXY_INIT";
 /// What the comparator answers.
-pub const HELLO_ANSWER: &str = "COLO_COMPARE_GET_XEN_INIT";
+const HELLO_ANSWER: &str = "COLO_COMPARE_GET_XEN_INIT";
+/// How long an answer may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a frame that needs no comparison may take before it is taken for lost.
 const PROBE: Duration = Duration::from_millis(100);
 
@@ -164,6 +170,30 @@ impl Contender {
         match &self.process {
             Process::Qemu(qemu) => qemu.log(),
             Process::ColoXdp(comparator, _) => comparator.log(),
+        }
+    }
+
+    /// Says on notify_dev that the checkpoint is done and waits until the flush has begun. Returns
+    /// how many requests for a checkpoint came before.
+    ///
+    /// # Errors
+    /// When it does not react.
+    pub fn checkpoint(&mut self) -> Result<usize> {
+        self.notify.send_text(CHECKPOINT_DONE)?;
+        if let Process::ColoXdp(comparator, _) = &mut self.process {
+            comparator.event("checkpoint-done")?;
+        }
+        // QEMU handles one message after the other, and tells nobody about a flush.
+        self.notify.send_text(HELLO)?;
+        let mut requests = 0;
+        loop {
+            let message = self.notify.receive(PATIENCE)?;
+            let message = message.context("notify_dev gives no answer")?;
+            match message.frame() {
+                text if text == REQUEST.as_bytes() => requests += 1,
+                text if text == HELLO_ANSWER.as_bytes() => return Ok(requests),
+                text => bail!("unknown message on notify_dev: {text:?}"),
+            }
         }
     }
 

@@ -142,7 +142,7 @@ fn measure(make: Make, load: Load, traffic: &Traffic, time: Duration) -> Result<
     // Of a comparator that is stuck nothing more can be learnt.
     let mut latencies = if stuck { Vec::new() } else { driver.pace(INTERVAL, time)? };
     latencies.sort_unstable();
-    Ok(Round {
+    let round = Round {
         pairs_per_second: pairs as f64 / took.as_secs_f64(),
         cpu_per_pair: cpu.as_secs_f64() * 1e6 / pairs as f64,
         p50_microseconds: percentile(&latencies, 50),
@@ -151,7 +151,12 @@ fn measure(make: Make, load: Load, traffic: &Traffic, time: Duration) -> Result<
         out_of_order: driver.out_of_order,
         lost,
         pairs: driver.released,
-    })
+    };
+    // With pairs inside it could not end well, and the number lost says so.
+    if !stuck {
+        contender.finish()?;
+    }
+    Ok(round)
 }
 
 /// User and system time of a process so far (`utime` and `stime`, proc_pid_stat(5)).

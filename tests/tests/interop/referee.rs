@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use colo_tests::Result;
 use colo_tests::chardev::{Framing, Message, VNET_HEADER};
-use colo_tests::contender::{Contender, HELLO, HELLO_ANSWER, Make, Properties};
+use colo_tests::contender::{Contender, Make, Properties, REQUEST};
 
 use crate::case::{Flow, Step, Verdict};
 
@@ -15,9 +15,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long something that must not come is waited for. A comparator that would ask, asks before
 /// it handles the next frame; colo-xdp after `--reorder-grace`, 2 ms.
 const SILENCE: Duration = Duration::from_millis(25);
-
-const DO_CHECKPOINT: &str = "DO_CHECKPOINT";
-const CHECKPOINT_DONE: &str = "COLO_CHECKPOINT";
 
 /// A comparator and what it has been given so far.
 pub(crate) struct Referee {
@@ -150,7 +147,7 @@ impl Referee {
             let patience = if self.requests > 0 { quick } else { patience };
             let Some(message) = self.contender.notify.receive(patience)? else { return Ok(()) };
             match message.frame() {
-                text if text == DO_CHECKPOINT.as_bytes() => self.requests += 1,
+                text if text == REQUEST.as_bytes() => self.requests += 1,
                 text => bail!("unknown message on notify_dev: {text:?}"),
             }
         }
@@ -158,18 +155,7 @@ impl Referee {
 
     /// Tells the comparator that the checkpoint is done, and checks that everything held leaves.
     fn checkpoint(&mut self, record: &mut Record) -> Result {
-        self.contender.notify.send_text(CHECKPOINT_DONE)?;
-        // The flush has no answer of its own.
-        self.contender.notify.send_text(HELLO)?;
-        loop {
-            let message = self.contender.notify.receive(PATIENCE)?;
-            let message = message.context("notify_dev gives no answer")?;
-            match message.frame() {
-                text if text == DO_CHECKPOINT.as_bytes() => self.requests += 1,
-                text if text == HELLO_ANSWER.as_bytes() => break,
-                text => bail!("unknown message on notify_dev: {text:?}"),
-            }
-        }
+        self.requests += self.contender.checkpoint()?;
         while record.held() > 0 {
             let message = self.contender.out.receive(PATIENCE)?;
             let message = message.with_context(|| {

@@ -446,10 +446,12 @@ fn connections() -> Vec<Case> {
             releases(&[0]),
         ),
         equal("tcp: RST of both", |f| control(f, RST), releases(&[0])),
-        equal(
+        apart(
             "tcp: RST of the primary only",
             |f| primary([segment().flags(RST | ACK).frame(&f.v4)]),
             holds(),
+            releases(&[0]),
+            "a RST waits for the data before it, and here is none",
         ),
         equal("tcp: a whole connection, side by side", conversation, releases(&[0, 1, 2, 3, 4])),
         apart(
