@@ -5,6 +5,7 @@
     reason = "a command-line tool: text on the terminal is what it makes"
 )]
 
+mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
@@ -65,6 +66,9 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Benchmark),
     /// Show in 20 seconds what colo-xdp is for
     ///
     /// As root: two guests and a client in network namespaces, the real binary between them, and
@@ -89,6 +93,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             demo::run(&options, &release::build()?)?;
         }
         Task::Test(options) => test::run(&options)?,
+        Task::Bench(benchmark) => bench::run(&benchmark)?,
     }
     Ok(())
 }
