@@ -4,7 +4,7 @@
 //! secondary frame first: in ordered traffic that is its partner, and nothing is ever hashed. Only
 //! when it is not are the waiting frames put into the content index, each once.
 
-use super::content::{Difference, Span, compared_header, same_datagram};
+use super::content::{Difference, Span, compared_header, datagram_difference, same_datagram};
 use super::flow::Kind;
 use super::held::{Held, NIL, Role, Segment, Slab};
 use super::verdict::{Discard, Reason, Release, Side, Sink};
@@ -28,13 +28,13 @@ impl<F> Ours<'_, F> {
 
 impl<F> Comparator<F> {
     #[inline]
-    pub(super) fn datagram<S, K>(&mut self, incoming: Incoming<F>, turn: &mut Turn<'_, S, K>)
+    pub(super) fn datagram<S, K>(&mut self, incoming: Incoming<'_, F>, turn: &mut Turn<'_, S, K>)
     where
         S: FrameStore<Frame = F>,
         K: Sink<S>,
     {
-        let Some((flow, incoming)) = self.flow_of(incoming, Kind::DATAGRAMS, turn) else {
-            return;
+        let Some(flow) = self.flow_of(&incoming, &Kind::DATAGRAMS, turn.now) else {
+            return self.no_flow(incoming, turn);
         };
         match incoming.side {
             Side::Primary => self.primary_datagram(flow, incoming, turn),
@@ -46,14 +46,14 @@ impl<F> Comparator<F> {
     fn primary_datagram<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         turn: &mut Turn<'_, S, K>,
     ) where
         S: FrameStore<Frame = F>,
         K: Sink<S>,
     {
         if self.flows.get_mut(flow).datagrams().primary.is_empty() {
-            let span = Span::new(&incoming.headers);
+            let span = Span::new(incoming.headers);
             let ours = Ours::Arriving(&incoming.frame, &span);
             if let Some(partner) = self.partner(flow, &ours, turn.store) {
                 self.remove_secondary_datagram(flow, partner);
@@ -72,7 +72,7 @@ impl<F> Comparator<F> {
     fn secondary_datagram<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         turn: &mut Turn<'_, S, K>,
     ) where
         S: FrameStore<Frame = F>,
@@ -81,8 +81,8 @@ impl<F> Comparator<F> {
         let head = self.flows.get_mut(flow).datagrams().primary.head;
         if head != NIL {
             let ours = (self.slab.frame(head), &self.slab.get(head).span);
-            let theirs = (&incoming.frame, &Span::new(&incoming.headers));
-            if same_datagram(turn.store, ours, theirs).is_ok() {
+            let theirs = (&incoming.frame, &Span::new(incoming.headers));
+            if same_datagram(turn.store, ours, theirs) {
                 self.release_head(flow, turn);
                 self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
                 return self.match_heads(flow, turn);
@@ -164,7 +164,7 @@ impl<F> Comparator<F> {
         S: FrameStore<Frame = F>,
     {
         let theirs = waiting.frame.as_ref().expect("waiting records hold a frame");
-        same_datagram(store, ours.view(&self.slab), (theirs, &waiting.span)).is_ok()
+        same_datagram(store, ours.view(&self.slab), (theirs, &waiting.span))
     }
 
     /// Puts what waits and is not yet indexed into the content index. False if nothing but the
@@ -275,15 +275,15 @@ impl<F> Comparator<F> {
         K: Sink<S>,
     {
         let (our_span, their_span) = (self.slab.get(ours).span, self.slab.get(theirs).span);
-        let compared = same_datagram(
+        let difference = datagram_difference(
             turn.store,
             (self.slab.frame(ours), &our_span),
             (self.slab.frame(theirs), &their_span),
         );
-        let (reason, at) = match compared {
-            Err(Difference::Byte(at)) => (Reason::Payload, at),
+        let (reason, at) = match difference {
+            Some(Difference::Byte(at)) => (Reason::Payload, at),
             // The same as the oldest, yet unmatched: cannot be, as the head was just tried.
-            Ok(()) | Err(Difference::Length) => (Reason::Length, 0),
+            None | Some(Difference::Length) => (Reason::Length, 0),
         };
         let skipped = compared_header(&self.flows.get(flow).key);
         let finding = Finding {

@@ -14,7 +14,7 @@ impl<F> Comparator<F> {
     pub(super) fn primary_syn<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
         turn: &mut Turn<'_, S, K>,
     ) where
@@ -79,7 +79,7 @@ impl<F> Comparator<F> {
     pub(super) fn secondary_syn<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
         initial: Sequence,
         turn: &mut Turn<'_, S, K>,
@@ -122,7 +122,7 @@ impl<F> Comparator<F> {
     pub(super) fn hold_for_next<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
         turn: &mut Turn<'_, S, K>,
     ) where

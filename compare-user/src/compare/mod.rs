@@ -54,10 +54,10 @@ struct Turn<'a, S: FrameStore, K: Sink<S>> {
 }
 
 /// A frame on its way to a decision.
-struct Incoming<F> {
+struct Incoming<'a, F> {
     frame: F,
     side: Side,
-    headers: Headers,
+    headers: &'a Headers,
     hash: u64,
     checksum: Checksum,
 }
@@ -155,7 +155,7 @@ impl<F> Comparator<F> {
     {
         let headers = Headers::parse(store, &frame);
         let hash = self.flows.hash(&headers.key);
-        self.judge(side, frame, headers, hash, &mut Turn { store, sink, now });
+        self.judge(side, frame, &headers, hash, &mut Turn { store, sink, now });
     }
 
     /// Takes in all of `frames`, in order. Does what [`Comparator::offer`] on each would, with
@@ -184,9 +184,8 @@ impl<F> Comparator<F> {
                 (headers, hash)
             }));
             self.warm(&batch);
-            for (headers, hash) in batch.drain(..) {
-                let frame = rest.next().expect("one frame for each parsed header");
-                self.judge(side, frame, headers, hash, turn);
+            for ((headers, hash), frame) in batch.iter().zip(rest.by_ref()) {
+                self.judge(side, frame, headers, *hash, turn);
             }
         }
         drop(rest);
@@ -210,7 +209,7 @@ impl<F> Comparator<F> {
         &mut self,
         side: Side,
         frame: F,
-        headers: Headers,
+        headers: &Headers,
         hash: u64,
         turn: &mut Turn<'_, S, K>,
     ) where
@@ -227,7 +226,7 @@ impl<F> Comparator<F> {
         // Only what leaves needs a complete checksum.
         let leaves = side == self.standalone.unwrap_or(Side::Primary);
         let checksum =
-            if leaves { Checksum::of(turn.store, &frame, &headers) } else { Checksum::AsFound };
+            if leaves { Checksum::of(turn.store, &frame, headers) } else { Checksum::AsFound };
         if self.standalone.is_some() {
             return self.pass(leaves, frame, side, Release::Standalone, checksum, turn);
         }
@@ -267,34 +266,23 @@ impl<F> Comparator<F> {
         }
     }
 
-    /// The flow of a frame, brought up to date with the last checkpoint. Without room for
-    /// another flow the frame is dropped, which is a divergence.
+    /// The flow of a frame, brought up to date with the last checkpoint. None without room for
+    /// another flow.
     #[inline]
-    fn flow_of<S, K>(
-        &mut self,
-        incoming: Incoming<F>,
-        kind: Kind,
-        turn: &mut Turn<'_, S, K>,
-    ) -> Option<(u32, Incoming<F>)>
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn flow_of(&mut self, incoming: &Incoming<'_, F>, kind: &Kind, now: Timestamp) -> Option<u32> {
         let key = &incoming.headers.key;
-        match self.flows.find_or_add(key, incoming.hash, kind, self.epoch, turn.now) {
+        match self.flows.find_or_add(key, incoming.hash, kind, self.epoch, now) {
             Lookup::Found(flow) => {
                 self.bring_up_to_date(flow);
-                Some((flow, incoming))
+                Some(flow)
             }
-            Lookup::Full => {
-                self.no_flow(incoming, turn);
-                None
-            }
+            Lookup::Full => None,
         }
     }
 
+    /// Drops a frame for whose flow there is no room, which is a divergence.
     #[cold]
-    fn no_flow<S, K>(&mut self, incoming: Incoming<F>, turn: &mut Turn<'_, S, K>)
+    fn no_flow<S, K>(&mut self, incoming: Incoming<'_, F>, turn: &mut Turn<'_, S, K>)
     where
         S: FrameStore<Frame = F>,
         K: Sink<S>,
@@ -324,7 +312,7 @@ impl<F> Comparator<F> {
     fn hold<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: held::Segment,
         turn: &mut Turn<'_, S, K>,
     ) -> Option<u32>
@@ -344,7 +332,7 @@ impl<F> Comparator<F> {
             side,
             flow,
             now: turn.now,
-            span: Span::new(&incoming.headers),
+            span: Span::new(incoming.headers),
             segment,
             checksum: incoming.checksum,
         });
@@ -357,7 +345,7 @@ impl<F> Comparator<F> {
     fn refuse<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         reason: Reason,
         discard: Discard,
         turn: &mut Turn<'_, S, K>,

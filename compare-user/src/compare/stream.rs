@@ -66,17 +66,17 @@ impl<F> Comparator<F> {
     #[inline]
     pub(super) fn segment<S, K>(
         &mut self,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         fields: &TcpFields,
         turn: &mut Turn<'_, S, K>,
     ) where
         S: FrameStore<Frame = F>,
         K: Sink<S>,
     {
-        let Some((flow, incoming)) = self.flow_of(incoming, Kind::STREAM, turn) else {
-            return;
+        let Some(flow) = self.flow_of(&incoming, &Kind::STREAM, turn.now) else {
+            return self.no_flow(incoming, turn);
         };
-        let segment = Segment::new(&incoming.headers, fields);
+        let segment = Segment::new(incoming.headers, fields);
         match (incoming.side, segment.has(Segment::SYN)) {
             (Side::Primary, false) => self.primary_segment(flow, incoming, segment, turn),
             (Side::Primary, true) => self.primary_syn(flow, incoming, segment, turn),
@@ -91,7 +91,7 @@ impl<F> Comparator<F> {
     fn primary_segment<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
         turn: &mut Turn<'_, S, K>,
     ) where
@@ -151,7 +151,7 @@ impl<F> Comparator<F> {
     fn hold_at_gate<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
         turn: &mut Turn<'_, S, K>,
     ) where
@@ -168,7 +168,7 @@ impl<F> Comparator<F> {
     fn secondary_segment<S, K>(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
         turn: &mut Turn<'_, S, K>,
     ) where
@@ -209,7 +209,7 @@ impl<F> Comparator<F> {
     fn meet<S, K>(
         &mut self,
         flow: u32,
-        incoming: &Incoming<F>,
+        incoming: &Incoming<'_, F>,
         segment: &Segment,
         turn: &mut Turn<'_, S, K>,
     ) -> bool
