@@ -6,7 +6,7 @@
 //! side talks to it through channels, which cost an idle lane one atomic load a turn.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ const SPIN: Duration = Duration::from_micros(50);
 
 /// How long a stopping lane waits for the kernel to send what was released.
 const DRAIN: Duration = Duration::from_millis(300);
+
+/// What a sleeping lane waits on at most: the doorbell and eight queues of each side.
+const WAITS: usize = 17;
 
 /// How a lane waits for frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,8 +331,7 @@ impl<P: Port> Lane<P> {
         let mut released = std::mem::take(&mut self.decisions.released);
         for (frame, checksum) in released.drain(..) {
             if self.store.len(&frame) > self.options.longest {
-                self.oversized += 1;
-                self.store.recycle(frame);
+                self.drop_oversized(frame);
                 continue;
             }
             if checksum == Checksum::Partial {
@@ -338,6 +340,22 @@ impl<P: Port> Lane<P> {
             self.outbox.push_back(frame);
         }
         self.decisions.released = released;
+    }
+
+    /// Drops a frame that the output device would not send. Told once: the cause is a setting of
+    /// the guest, and the counter has the rest.
+    #[cold]
+    fn drop_oversized(&mut self, frame: FrameOf<P>) {
+        if self.oversized == 0 {
+            tracing::warn!(
+                length = self.store.len(&frame),
+                longest = self.options.longest,
+                "a frame is longer than the output device sends and was dropped: turn off \
+                 segmentation offload in the guest (ethtool -K DEV tso off gso off)"
+            );
+        }
+        self.oversized += 1;
+        self.store.recycle(frame);
     }
 
     /// Does what the guest left to offload hardware that this path does not have.
@@ -538,19 +556,18 @@ impl<P: Port> Lane<P> {
     /// Sleeps until a port is readable, the doorbell rings or the next tick is due.
     fn sleep(&mut self) {
         let ports = self.inputs.iter().filter_map(|berth| berth.port.as_ref());
-        let mut waits: [Option<PollFd<'_>>; 16] = [const { None }; 16];
-        let descriptors = ports.map(Port::descriptor).chain([self.doorbell.as_fd()]);
+        let doorbell = self.doorbell.as_fd();
+        let mut waits = [const { None }; WAITS];
+        let descriptors = [doorbell].into_iter().chain(ports.map(Port::descriptor));
         let mut count = 0;
         for (wait, descriptor) in waits.iter_mut().zip(descriptors) {
-            *wait = Some(readable(descriptor));
+            *wait = Some(descriptor);
             count += 1;
         }
-        let mut set = waits.map(|wait| wait.unwrap_or_else(|| readable(self.doorbell.as_fd())));
+        let mut set = waits.map(|wait| PollFd::new(wait.unwrap_or(doorbell), PollFlags::POLLIN));
         // An error here is an interruption; the next turn finds out whatever there is.
-        let timeout = self.idle_timeout();
-        let _ = nix::poll::poll(&mut set[..count], timeout);
-        let rung = set[..count].last().and_then(PollFd::revents).is_some_and(|r| !r.is_empty());
-        if rung {
+        let _ = nix::poll::poll(&mut set[..count], self.idle_timeout());
+        if set[0].revents().is_some_and(|events| !events.is_empty()) {
             let _ = self.doorbell.read();
             self.next_tick = Instant::now();
         }
@@ -595,8 +612,4 @@ impl<P: Port> Lane<P> {
         let transmitting = self.output.port.as_ref().map_or(0, |port| port.in_flight().transmit);
         self.outbox.len() + transmitting
     }
-}
-
-fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
-    PollFd::new(descriptor, PollFlags::POLLIN)
 }

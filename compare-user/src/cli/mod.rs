@@ -74,13 +74,7 @@ impl From<KernelError> for Failure {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // One line says what is wrong with a value; clap would add where the help is.
-        Err(error) if error.kind() == clap::error::ErrorKind::ValueValidation => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            return fail(&Failure::usage(line.trim_start_matches("error: ")));
-        }
-        Err(error) => error.exit(),
+        Err(error) => return refuse(&error),
     };
     if let Err(failure) = start_log(&cli.log) {
         return fail(&failure);
@@ -92,6 +86,18 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args).map_err(Failure::from),
     };
     result.unwrap_or_else(|failure| fail(&failure))
+}
+
+/// Help and version as they are; a mistake as one line, like every other failure.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let help = clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || error.kind() == help {
+        error.exit();
+    }
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let line = paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    fail(&Failure::usage(line.trim_start_matches("error: ").to_owned() + "; see --help"))
 }
 
 fn fail(failure: &Failure) -> ExitCode {

@@ -1,8 +1,9 @@
 //! Comparing and hashing the compared bytes of frames where they lie.
 
+use etherparse::{IpNumber, ip_number};
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
 
-use crate::frame::{FrameStore, Headers};
+use crate::frame::{FlowKey, FrameStore, Headers};
 
 /// Which bytes of a datagram are compared: `start..end` of the frame without the two bytes at
 /// `hole`, and the fragment word.
@@ -43,6 +44,12 @@ impl Span {
             [(0, hole), (hole + 2, self.len() - hole - 2)]
         }
     }
+}
+
+/// How much of the transport header lies among the compared bytes, before the payload: of UDP the
+/// length and the checksum's hole. Of every other protocol the header counts as payload.
+pub(super) fn compared_header(key: &FlowKey) -> usize {
+    if IpNumber(key.protocol) == ip_number::UDP && key.fragment == 0 { 4 } else { 0 }
 }
 
 /// How two datagrams differ.

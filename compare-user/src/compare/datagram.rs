@@ -4,7 +4,7 @@
 //! secondary frame first: in ordered traffic that is its partner, and nothing is ever hashed. Only
 //! when it is not are the waiting frames put into the content index, each once.
 
-use super::content::{Difference, Span, same_datagram};
+use super::content::{Difference, Span, compared_header, same_datagram};
 use super::flow::Kind;
 use super::held::{Held, NIL, Role, Segment, Slab};
 use super::verdict::{Discard, Reason, Release, Side, Sink};
@@ -267,10 +267,11 @@ impl<F> Comparator<F> {
             // The same as the oldest, yet unmatched: cannot be, as the head was just tried.
             Ok(()) | Err(Difference::Length) => (Reason::Length, 0),
         };
+        let skipped = compared_header(&self.flows.get(flow).key);
         let finding = Finding {
             reason,
             side: Side::Secondary,
-            offset: u32::try_from(at).unwrap_or(u32::MAX),
+            offset: u32::try_from(at.saturating_sub(skipped)).unwrap_or(u32::MAX),
             primary: Some((ours, our_span.start() + at)),
             secondary: Some((theirs, their_span.start() + at)),
         };

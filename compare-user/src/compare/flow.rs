@@ -46,6 +46,8 @@ pub(super) struct Known {
     /// `origin` comes from the primary's SYN.
     pub(super) primary_syn: bool,
     pub(super) secondary_syn: bool,
+    /// A checkpoint has made the secondary one that sent the primary's SYN.
+    pub(super) syn_shared: bool,
 }
 
 /// State of a datagram flow (DESIGN.md section 4.2).
@@ -90,6 +92,7 @@ impl Kind {
             secondary_end: false,
             primary_syn: false,
             secondary_syn: false,
+            syn_shared: false,
         },
     });
 

@@ -3,9 +3,9 @@
 use super::flow::Kind;
 use super::held::{List, NIL, Role};
 use super::segments::Segments;
-use super::verdict::{Discard, Release, Side, Sink};
+use super::verdict::{Checksum, Discard, Release, Side, Sink};
 use super::{Comparator, Timestamp, Turn};
-use crate::frame::FrameStore;
+use crate::frame::{FrameStore, Headers};
 
 impl<F> Comparator<F> {
     /// The guests are equal: every held primary frame leaves, oldest first; every waiting
@@ -64,7 +64,13 @@ impl<F> Comparator<F> {
             self.bring_up_to_date(flow);
             let leaves = self.slab.get(record).role == Role::Frame(survivor);
             let ghost = if leaves { self.note_flushed(record, turn) } else { None };
-            if leaves {
+            if leaves && survivor == Side::Secondary {
+                // Judged on arrival as one that would not leave.
+                let (frame, ..) = self.let_go(record);
+                let headers = Headers::parse(turn.store, &frame);
+                let checksum = Checksum::of(turn.store, &frame, &headers);
+                self.release(frame, Release::Flushed, checksum, turn);
+            } else if leaves {
                 self.release_held(record, Release::Flushed, turn);
             } else {
                 self.discard_held(record, Discard::Flushed, turn);
@@ -121,6 +127,7 @@ impl<F> Comparator<F> {
                 stream.next = List::EMPTY;
                 stream.known.primary_end = false;
                 stream.known.secondary_end = false;
+                stream.known.syn_shared = stream.known.primary_syn;
                 // The secondary is the primary now: it has received what the primary has.
                 if stream.known.primary_acknowledged {
                     let primary = stream.primary_acknowledged;

@@ -56,12 +56,23 @@ impl Segment {
         }
     }
 
+    /// The same segment at another place of the stream.
+    pub(super) fn moved_to(self, start: Sequence) -> Self {
+        Self { start, end: start.advanced(self.end.distance_from(self.start)), ..self }
+    }
+
     pub(super) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Whether the byte at `mark` is part of the payload.
+    #[inline]
+    pub(super) fn spans(&self, mark: Sequence) -> bool {
+        self.start.at_or_before(mark) && mark.before(self.end)
     }
 }
 

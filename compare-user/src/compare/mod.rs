@@ -10,6 +10,7 @@
 //! | `held` | the frames that are held, in order of age, and the index of their contents |
 //! | `segments` | one side of a TCP flow by sequence number |
 //! | `stream` | the rules for TCP |
+//! | `handshake` | SYNs and incarnations of a TCP flow |
 //! | `datagram` | the rules for everything else |
 //! | `deadline` | timeouts, grace and repeated requests |
 //! | `flush` | checkpoint, failover, rearm |
@@ -23,6 +24,7 @@ mod datagram;
 mod deadline;
 mod flow;
 mod flush;
+mod handshake;
 mod held;
 mod segments;
 mod sequence;
@@ -36,7 +38,6 @@ pub use config::{AckGate, Config};
 pub use counters::Counters;
 pub use verdict::{Checksum, Discard, Divergence, Exhibit, Reason, Release, Side, Sink};
 
-use crate::frame::checksum::{self, ChecksumState};
 use crate::frame::{Class, FlowKey, FrameStore, Headers};
 use content::{ContentHasher, Span};
 use flow::{FlowTable, Kind, Lookup};
@@ -230,10 +231,8 @@ impl<F> Comparator<F> {
         }
         // Only what leaves needs a complete checksum.
         let leaves = side == self.standalone.unwrap_or(Side::Primary);
-        let checksum = match leaves.then(|| checksum::state(turn.store, &frame, &headers)) {
-            Some(ChecksumState::Partial) => Checksum::Partial,
-            _ => Checksum::AsFound,
-        };
+        let checksum =
+            if leaves { Checksum::of(turn.store, &frame, &headers) } else { Checksum::AsFound };
         if self.standalone.is_some() {
             return self.pass(leaves, frame, side, Release::Standalone, checksum, turn);
         }

@@ -5,7 +5,7 @@
 
 use super::config::AckGate;
 use super::content::first_difference;
-use super::flow::{Kind, Known, Stream};
+use super::flow::{Kind, Stream};
 use super::held::{NIL, Segment};
 use super::sequence::Sequence;
 use super::verdict::{Discard, Reason, Release, Side, Sink};
@@ -14,7 +14,7 @@ use crate::frame::{FrameStore, TcpFields};
 
 impl Stream {
     /// Whether the secondary has acknowledged what `segment` acknowledges.
-    fn acknowledges_enough(&self, segment: &Segment) -> bool {
+    pub(super) fn acknowledges_enough(&self, segment: &Segment) -> bool {
         if !segment.has(Segment::ACK) || segment.has(Segment::RST) {
             return true;
         }
@@ -22,7 +22,7 @@ impl Stream {
             && segment.acknowledgement.at_or_before(self.secondary_acknowledged)
     }
 
-    fn note_primary_acknowledgement(&mut self, segment: &Segment) {
+    pub(super) fn note_primary_acknowledgement(&mut self, segment: &Segment) {
         if segment.has(Segment::ACK) {
             self.primary_acknowledged = if self.known.primary_acknowledged {
                 self.primary_acknowledged.later(segment.acknowledgement)
@@ -33,7 +33,7 @@ impl Stream {
         }
     }
 
-    fn note_secondary_acknowledgement(&mut self, segment: &Segment) {
+    pub(super) fn note_secondary_acknowledgement(&mut self, segment: &Segment) {
         if segment.has(Segment::ACK) {
             self.secondary_acknowledged = if self.known.secondary_acknowledged {
                 self.secondary_acknowledged.later(segment.acknowledgement)
@@ -45,8 +45,8 @@ impl Stream {
     }
 
     /// A SYN of the primary that still waits for the secondary's.
-    fn waits_for_syn(&self) -> bool {
-        self.known.primary_syn && !self.known.secondary_syn
+    pub(super) fn waits_for_syn(&self) -> bool {
+        self.known.primary_syn && !self.known.secondary_syn && !self.known.syn_shared
     }
 }
 
@@ -54,10 +54,8 @@ impl Stream {
 enum Step {
     /// Nothing more can be decided now.
     Wait,
-    /// The first primary segment has been compared to its end.
-    Primary,
-    /// The first secondary segment has.
-    Secondary,
+    /// The first segment of this side has been compared to its end.
+    Compared(Side),
     /// These are to be compared up to here.
     Compare(u32, u32, Sequence),
     /// This side's segment goes on where the other side has ended its stream.
@@ -126,19 +124,28 @@ impl<F> Comparator<F> {
             // All that it follows has left, or was never seen (a refusal carries number zero).
             return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
         }
-        if segment.end.at_or_before(stream.mark) {
-            if enough && (!ends || stream.gated.is_empty()) {
+        // A FIN says that the stream ends here: what waits of the secondary's may say otherwise.
+        let contradicted = segment.has(Segment::FIN) && !stream.secondary.is_empty();
+        let follows = ends && (!nothing_before || contradicted);
+        if segment.end.at_or_before(stream.mark) && !follows {
+            if enough {
                 let why =
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
                 return self.release(incoming.frame, why, incoming.checksum, turn);
             }
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
-        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+        if stream.primary.is_empty() && self.meet(flow, &incoming, &segment, turn) {
+            if enough && self.flows.get_mut(flow).stream().gated.is_empty() {
+                self.release(incoming.frame, Release::Matched, incoming.checksum, turn);
+            } else {
+                self.hold_at_gate(flow, incoming, segment, turn);
+            }
+        } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.primary.insert(&mut self.slab, record);
-            self.advance(flow, turn);
         }
+        self.advance(flow, turn);
     }
 
     fn hold_at_gate<S, K>(
@@ -172,6 +179,10 @@ impl<F> Comparator<F> {
         if !stream.next.is_empty() {
             return self.hold_for_next(flow, incoming, segment, turn);
         }
+        if stream.waits_for_syn() {
+            // Of the incarnation that the primary has left: its numbers mean nothing in this one.
+            return self.discard(incoming.frame, Side::Secondary, Discard::Flushed, turn);
+        }
         stream.note_secondary_acknowledgement(&segment);
         if segment.has(Segment::FIN) {
             stream.secondary_end = segment.end;
@@ -181,6 +192,8 @@ impl<F> Comparator<F> {
         if segment.is_empty() || old {
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
             self.discard(incoming.frame, Side::Secondary, why, turn);
+        } else if self.meet(flow, &incoming, &segment, turn) {
+            self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.secondary.insert(&mut self.slab, record);
@@ -188,10 +201,69 @@ impl<F> Comparator<F> {
         self.advance(flow, turn);
     }
 
+    /// Compares an arriving segment with what the other side has waiting from the mark on. True
+    /// if all of it was found equal, so that it need not be held: it takes no place in a full
+    /// queue, and ordinary traffic holds only one frame of each pair. What ends a stream, and a
+    /// difference, is left to [`Self::advance`], which finds it with both frames held.
+    #[inline]
+    fn meet<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: &Incoming<F>,
+        segment: &Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) -> bool
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let blocked = self.flows.get(flow).blocked;
+        let stream = self.flows.get_mut(flow).stream();
+        let ready = stream.known.mark && !stream.waits_for_syn() && !blocked;
+        if !ready || segment.has(Segment::FIN | Segment::RST) {
+            return false;
+        }
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let mark = stream.mark;
+            let waiting = match incoming.side {
+                Side::Primary => stream.secondary.first(&self.slab),
+                Side::Secondary => stream.primary.first(&self.slab),
+            };
+            let Some(waiting) = waiting else { return false };
+            let held = self.slab.get(waiting);
+            let other = held.segment;
+            if !segment.spans(mark) || !other.spans(mark) || other.has(Segment::FIN | Segment::RST)
+            {
+                return false;
+            }
+            let until = segment.end.earlier(other.end);
+            let own_place =
+                usize::from(incoming.headers.content) + mark.distance_from(segment.start) as usize;
+            let place = held.span.start() + mark.distance_from(other.start) as usize;
+            let found = first_difference(
+                turn.store,
+                (&incoming.frame, own_place),
+                (self.slab.frame(waiting), place),
+                until.distance_from(mark) as usize,
+            );
+            if found.is_some() {
+                return false;
+            }
+            stream.mark = until;
+            if other.end == until {
+                self.compared(flow, incoming.side.other(), turn);
+            }
+            if segment.end == until {
+                return true;
+            }
+        }
+    }
+
     /// Compares as far as both streams reach, then opens the gate as far as the secondary has
     /// acknowledged.
     #[inline]
-    fn advance<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    pub(super) fn advance<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
     where
         S: FrameStore<Frame = F>,
         K: Sink<S>,
@@ -199,16 +271,7 @@ impl<F> Comparator<F> {
         loop {
             match self.step(flow) {
                 Step::Wait => break,
-                Step::Primary => {
-                    let stream = self.flows.get_mut(flow).stream();
-                    let first = stream.primary.remove_first(&mut self.slab);
-                    self.pass_gate(flow, first.expect("step saw it"), turn);
-                }
-                Step::Secondary => {
-                    let stream = self.flows.get_mut(flow).stream();
-                    let first = stream.secondary.remove_first(&mut self.slab);
-                    self.discard_held(first.expect("step saw it"), Discard::Compared, turn);
-                }
+                Step::Compared(side) => self.compared(flow, side, turn),
                 Step::Compare(ours, theirs, until) => {
                     if !self.compare(flow, ours, theirs, until, turn) {
                         break;
@@ -223,6 +286,25 @@ impl<F> Comparator<F> {
         self.open_gate(flow, turn);
     }
 
+    /// The first segment of `side` has been compared to its end.
+    #[inline]
+    fn compared<S, K>(&mut self, flow: u32, side: Side, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        let queue = match side {
+            Side::Primary => &mut stream.primary,
+            Side::Secondary => &mut stream.secondary,
+        };
+        let Some(first) = queue.remove_first(&mut self.slab) else { return };
+        match side {
+            Side::Primary => self.pass_gate(flow, first, turn),
+            Side::Secondary => self.discard_held(first, Discard::Compared, turn),
+        }
+    }
+
     /// Looks at the first segment of each side and the mark.
     #[inline]
     fn step(&mut self, flow: u32) -> Step {
@@ -233,17 +315,27 @@ impl<F> Comparator<F> {
             return Step::Wait;
         }
         let mark = stream.mark;
-        let ours = stream.primary.first(&self.slab);
-        if let Some(record) = ours
-            && self.slab.get(record).segment.end.at_or_before(mark)
-        {
-            return Step::Primary;
-        }
         let theirs = stream.secondary.first(&self.slab);
         if let Some(record) = theirs
             && self.slab.get(record).segment.end.at_or_before(mark)
         {
-            return Step::Secondary;
+            return Step::Compared(Side::Secondary);
+        }
+        let ours = stream.primary.first(&self.slab);
+        if let Some(record) = ours
+            && self.slab.get(record).segment.end.at_or_before(mark)
+        {
+            let segment = self.slab.get(record).segment;
+            return match theirs {
+                Some(theirs) if segment.has(Segment::FIN) && segment.end == mark => {
+                    if blocked {
+                        Step::Wait
+                    } else {
+                        Step::PastEnd(Side::Secondary, theirs)
+                    }
+                }
+                _ => Step::Compared(Side::Primary),
+            };
         }
         if blocked {
             return Step::Wait;
@@ -368,182 +460,20 @@ impl<F> Comparator<F> {
         K: Sink<S>,
     {
         loop {
-            let stream = self.flows.get_mut(flow).stream();
+            let entry = self.flows.get_mut(flow);
+            let blocked = entry.blocked;
+            let stream = entry.stream();
             let head = stream.gated.head;
-            if head == NIL || !stream.acknowledges_enough(&self.slab.get(head).segment) {
+            if head == NIL {
                 return;
             }
             let segment = self.slab.get(head).segment;
-            self.slab.dequeue(&mut stream.gated, head);
-            self.release_held(head, released_as(&segment), turn);
-        }
-    }
-
-    /// The primary's SYN or SYN-ACK begins a new incarnation. It leaves when the secondary has
-    /// begun it too: a client that answers must find both replicas ready for the answer. Numbers
-    /// are not compared: the two initial ones differ until a checkpoint.
-    fn primary_syn<S, K>(
-        &mut self,
-        flow: u32,
-        incoming: Incoming<F>,
-        segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let stream = self.flows.get_mut(flow).stream();
-        let repeated = stream.known.primary_syn && stream.origin == segment.start;
-        if !repeated {
-            self.supersede(flow, turn);
-            let entry = self.flows.get_mut(flow);
-            entry.reported = false;
-            entry.blocked = false;
-            let stream = entry.stream();
-            stream.mark = segment.start;
-            stream.origin = segment.start;
-            stream.known = Known { mark: true, primary_syn: true, ..Known::default() };
-            self.adopt_next(flow, turn);
-        }
-        let stream = self.flows.get_mut(flow).stream();
-        stream.note_primary_acknowledgement(&segment);
-        if !stream.waits_for_syn() && segment.end.at_or_before(stream.mark) {
-            let why = if repeated { Release::Retransmission } else { Release::Matched };
-            self.release(incoming.frame, why, incoming.checksum, turn);
-            return self.advance(flow, turn);
-        }
-        if let Some(record) = self.hold(flow, incoming, segment, turn) {
-            let stream = self.flows.get_mut(flow).stream();
-            stream.primary.insert(&mut self.slab, record);
-            self.advance(flow, turn);
-        }
-    }
-
-    /// Held segments of the old incarnation leave, in stream order; what the secondary has
-    /// waiting of it is dropped.
-    fn supersede<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        loop {
-            let stream = self.flows.get_mut(flow).stream();
-            let gated = stream.gated.head;
-            if gated == NIL {
-                break;
-            }
-            self.slab.dequeue(&mut stream.gated, gated);
-            self.release_held(gated, Release::Superseded, turn);
-        }
-        while let Some(record) =
-            self.flows.get_mut(flow).stream().primary.remove_first(&mut self.slab)
-        {
-            self.release_held(record, Release::Superseded, turn);
-        }
-        self.drop_secondary(flow, turn);
-    }
-
-    fn drop_secondary<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        while let Some(record) =
-            self.flows.get_mut(flow).stream().secondary.remove_first(&mut self.slab)
-        {
-            self.discard_held(record, Discard::Flushed, turn);
-        }
-    }
-
-    fn secondary_syn<S, K>(
-        &mut self,
-        flow: u32,
-        incoming: Incoming<F>,
-        segment: Segment,
-        initial: Sequence,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let stream = self.flows.get_mut(flow).stream();
-        if !stream.next.is_empty() {
-            return self.hold_for_next(flow, incoming, segment, turn);
-        }
-        if stream.known.secondary_syn && stream.secondary_initial == initial {
-            let why = Discard::Retransmission;
-            return self.discard(incoming.frame, Side::Secondary, why, turn);
-        }
-        if !stream.waits_for_syn() {
-            return self.hold_for_next(flow, incoming, segment, turn);
-        }
-        stream.known.secondary_syn = true;
-        stream.secondary_initial = initial;
-        stream.note_secondary_acknowledgement(&segment);
-        self.drop_secondary(flow, turn);
-        self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
-        self.advance(flow, turn);
-    }
-
-    /// Keeps what the secondary sends in an incarnation that the primary has not begun.
-    fn hold_for_next<S, K>(
-        &mut self,
-        flow: u32,
-        incoming: Incoming<F>,
-        segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let stream = self.flows.get_mut(flow).stream();
-        let head = stream.next.head;
-        if head != NIL
-            && segment.has(Segment::SYN)
-            && self.slab.get(head).segment.start == segment.start
-        {
-            let why = Discard::Retransmission;
-            return self.discard(incoming.frame, Side::Secondary, why, turn);
-        }
-        if let Some(record) = self.hold(flow, incoming, segment, turn) {
-            let stream = self.flows.get_mut(flow).stream();
-            self.slab.enqueue(&mut stream.next, record);
-        }
-    }
-
-    /// The primary has begun the incarnation that the secondary began before it: what the
-    /// secondary sent in it, up to a further SYN, is taken up as if it came now.
-    fn adopt_next<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let mut syn_seen = false;
-        loop {
-            let stream = self.flows.get_mut(flow).stream();
-            let record = stream.next.head;
-            if record == NIL {
+            let contradicted = blocked && segment.has(Segment::FIN);
+            if contradicted || !stream.acknowledges_enough(&segment) {
                 return;
             }
-            let segment = self.slab.get(record).segment;
-            if segment.has(Segment::SYN) {
-                if std::mem::replace(&mut syn_seen, true) {
-                    return;
-                }
-                stream.known.secondary_syn = true;
-                stream.secondary_initial = Sequence(segment.start.0.wrapping_sub(1));
-            }
-            stream.note_secondary_acknowledgement(&segment);
-            if segment.has(Segment::FIN) {
-                stream.secondary_end = segment.end;
-                stream.known.secondary_end = true;
-            }
-            self.slab.dequeue(&mut stream.next, record);
-            if segment.is_empty() {
-                self.discard_held(record, Discard::Compared, turn);
-            } else {
-                stream.secondary.insert(&mut self.slab, record);
-            }
+            self.slab.dequeue(&mut stream.gated, head);
+            self.release_held(head, released_as(&segment), turn);
         }
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{FlowKey, FrameStore};
+use crate::frame::checksum::{self, ChecksumState};
+use crate::frame::{FlowKey, FrameStore, Headers};
 
 /// Which replica a frame comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,6 +36,16 @@ pub enum Checksum {
     /// The field may hold only the pseudo-header sum, left by a guest that offloads checksums;
     /// whoever sends the frame completes it first.
     Partial,
+}
+
+impl Checksum {
+    #[inline]
+    pub(super) fn of<S: FrameStore>(store: &S, frame: &S::Frame, headers: &Headers) -> Self {
+        match checksum::state(store, frame, headers) {
+            ChecksumState::Partial => Self::Partial,
+            ChecksumState::Absent | ChecksumState::Complete => Self::AsFound,
+        }
+    }
 }
 
 /// Why a frame leaves.
@@ -128,7 +139,7 @@ pub struct Divergence<'a, S: FrameStore> {
     /// The side whose frame was found wanting (timeouts and full queues).
     pub side: Side,
     /// TCP: bytes since the start of the stream (or since the first segment seen). Datagrams:
-    /// bytes into the datagram's payload.
+    /// bytes into the payload of UDP, and of IP for every other protocol.
     pub offset: u32,
     /// How long the older of the frames had waited.
     pub waited: Duration,

@@ -47,8 +47,11 @@ pub(super) fn supervise(args: &Args, assembled: Assembled) -> Result<ExitCode, F
     tell(args.json, &Event::Ready { ports: obtained, control });
     let ended = supervisor.watch(&events, &calls, &signals);
     drop(server);
-    let code = supervisor.end(&events)?;
-    ended.map(|()| code)
+    match ended {
+        Ok(()) => supervisor.end(&events),
+        // As after a crash: what is pinned stays and lets nothing leave uncompared.
+        Err(failure) => Err(supervisor.lane.stop().err().unwrap_or(failure)),
+    }
 }
 
 fn watch_signals() -> Result<Receiver<i32>, Failure> {

@@ -26,6 +26,9 @@ use crate::port::Memory;
 /// (`XDP_PACKET_HEADROOM`).
 const HEADROOM: u32 = 256;
 
+/// Memory on huge pages comes in multiples of this.
+pub(super) const HUGE_PAGE: u32 = 2 << 20;
+
 /// Flag of every descriptor of a frame but its last (`XDP_PKT_CONTD`).
 const CONTINUED: u32 = libc::XDP_PKT_CONTD;
 
@@ -61,11 +64,11 @@ impl Default for RegionConfig {
 
 impl RegionConfig {
     fn check(&self) -> Result<(), XskError> {
-        const HUGE_PAGE: u64 = 2 << 20;
         let reason = if !matches!(self.frame_size, 2048 | 4096) {
             format!("a frame size of {} bytes cannot be: use 2048 or 4096", self.frame_size)
         } else if self.huge_pages
-            && !(u64::from(self.frames) * u64::from(self.frame_size)).is_multiple_of(HUGE_PAGE)
+            && !(u64::from(self.frames) * u64::from(self.frame_size))
+                .is_multiple_of(u64::from(HUGE_PAGE))
         {
             "with huge pages the memory must be a multiple of 2 MiB".to_owned()
         } else {
@@ -459,5 +462,25 @@ impl Region {
     #[inline]
     fn chunk_at(&self, address: usize) -> u32 {
         u32::try_from(address >> self.shift).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_eight_bytes() {
+        assert_eq!(size_of::<UmemFrame>(), 8);
+    }
+
+    #[test]
+    fn a_layout_that_cannot_be_is_refused_with_what_would_be_right() {
+        let default = RegionConfig::default();
+        let refusal = |config: RegionConfig| config.check().unwrap_err().to_string();
+        assert!(default.check().is_ok());
+        assert!(refusal(RegionConfig { frame_size: 1024, ..default }).contains("2048 or 4096"));
+        let uneven = RegionConfig { huge_pages: true, frames: 1000, ..default };
+        assert!(refusal(uneven).contains("2 MiB"));
     }
 }

@@ -25,7 +25,7 @@ use crate::port::InFlight;
 
 /// Descriptors moved at a time: enough to make the ring's barriers cheap, few enough for the
 /// scratch array (40 bytes each) to stay in the first-level cache.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// What the socket is allowed.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,8 @@ pub(super) struct Limits {
     pub(super) transmit: usize,
     /// Whether frames of several chunks can be sent.
     pub(super) multi_buffer: bool,
+    /// Whether a driver takes chunks off the fill ring itself, and may have to be woken for it.
+    pub(super) zero_copy: bool,
 }
 
 /// One socket's rings, what is in flight on them, and what they have counted.
@@ -211,8 +213,8 @@ impl RingSet {
                 break;
             }
         }
-        // Set only by zero-copy drivers that ran dry; copy mode never asks.
-        if self.rings.fill.needs_wakeup() { self.check() } else { Ok(()) }
+        // In copy mode the kernel never asks.
+        if self.limits.zero_copy && self.rings.fill.needs_wakeup() { self.check() } else { Ok(()) }
     }
 
     /// Makes the kernel send what is on the TX ring.

@@ -19,9 +19,9 @@ use xsk_rs::config::BindFlags;
 use super::chunks::{Audit, MAX_PORTS};
 use super::error::XskError;
 use super::mode;
-use super::region::{Region, RegionConfig, UmemFrame};
+use super::region::{HUGE_PAGE, Region, RegionConfig, UmemFrame};
 use super::registration::Rings;
-use super::rings::{Limits, RingSet};
+use super::rings::{BATCH, Limits, RingSet};
 use super::statistics::Statistics;
 use crate::port::{InFlight, Port, PortError};
 
@@ -62,7 +62,9 @@ pub struct XskOptions {
     pub tx_ring: u32,
     /// Chunks lent for receiving, at most the fill ring's entries. The shares of all ports, what
     /// may be held and what may be in flight for sending must fit into the region together:
-    /// that is what keeps one port from starving another.
+    /// that is what keeps one port from starving another. A port that only sends can do with 0
+    /// in copy mode; in zero-copy mode an empty fill ring cuts the queue off from the host's
+    /// stack.
     pub receive_frames: u32,
     /// Give the port memory of its own in copy mode too, as zero-copy does. For measuring and
     /// testing what that costs.
@@ -190,7 +192,12 @@ impl XskPort {
         let config = own_memory_config(region.config(), options);
         let mut refused = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
         for multi_buffer in [true, false] {
-            let mut own = Region::for_one_port(config, multi_buffer).map_err(OpenError::Fatal)?;
+            let mut own = match Region::for_one_port(config, multi_buffer) {
+                Ok(own) => own,
+                // Copy mode needs no second memory, so it may still be had.
+                Err(XskError::Memory { cause, .. }) => return Err(OpenError::Refused(cause)),
+                Err(error) => return Err(OpenError::Fatal(error)),
+            };
             match bind(&own, options, mode) {
                 Ok(bound) => {
                     let (rings, obtained) =
@@ -198,7 +205,7 @@ impl XskPort {
                     let memory = OwnMemory {
                         region: own,
                         arrived: Vec::with_capacity(options.receive_frames as usize),
-                        leaving: VecDeque::with_capacity(config.frames as usize),
+                        leaving: VecDeque::with_capacity(BATCH),
                     };
                     return Ok(Self {
                         options: options.clone(),
@@ -445,15 +452,30 @@ impl OwnMemory {
         store: &mut Region,
         from: &mut VecDeque<UmemFrame>,
     ) -> io::Result<()> {
-        while let Some(frame) = from.pop_front() {
+        // No more is copied than the ring takes, but for a batch: what it has no room for must be
+        // seen to wait, in `from`.
+        rings.transmit(&mut self.region, &mut self.leaving)?;
+        while self.leaving.is_empty() && !from.is_empty() {
+            self.copy_batch(store, from);
+            if self.leaving.is_empty() {
+                break;
+            }
+            rings.transmit(&mut self.region, &mut self.leaving)?;
+        }
+        Ok(())
+    }
+
+    /// Moves frames from the lane's memory into this one; as many as there is room for.
+    fn copy_batch(&mut self, store: &mut Region, from: &mut VecDeque<UmemFrame>) {
+        for _ in 0..BATCH {
+            let Some(frame) = from.pop_front() else { return };
             let Some(copy) = self.region.copy_from(store, &frame) else {
                 from.push_front(frame);
-                break;
+                return;
             };
             self.leaving.push_back(copy);
             store.recycle(frame);
         }
-        rings.transmit(&mut self.region, &mut self.leaving)
     }
 
     fn service(&mut self, rings: &mut RingSet) -> io::Result<()> {
@@ -492,11 +514,11 @@ fn socket_error(options: &XskOptions, operation: &'static str, cause: io::Error)
     XskError::socket(&options.device, options.queue, operation, cause)
 }
 
-/// Room for what is lent and for what is being sent.
+/// Room for what is lent and for what is being sent, in whole huge pages.
 fn own_memory_config(shared: &RegionConfig, options: &XskOptions) -> RegionConfig {
     let fill_ring = options.receive_frames.next_power_of_two();
     RegionConfig {
-        frames: fill_ring + options.tx_ring,
+        frames: (fill_ring + options.tx_ring).next_multiple_of(HUGE_PAGE / shared.frame_size),
         fill_ring,
         completion_ring: options.tx_ring,
         ..*shared
@@ -548,6 +570,7 @@ fn number(
         receive: options.receive_frames.min(config.fill_ring) as usize,
         transmit: config.completion_ring as usize,
         multi_buffer: region.registration().multi_buffer(),
+        zero_copy,
     };
     let rings = RingSet::new(rings, port, limits);
     let obtained = Obtained {

@@ -1,0 +1,183 @@
+//! SYNs and incarnations of a TCP flow (DESIGN.md section 4.1, rules 5 and 7).
+
+use super::flow::Known;
+use super::held::{NIL, Segment};
+use super::sequence::Sequence;
+use super::verdict::{Discard, Release, Side, Sink};
+use super::{Comparator, Incoming, Turn};
+use crate::frame::FrameStore;
+
+impl<F> Comparator<F> {
+    /// The primary's SYN or SYN-ACK begins a new incarnation. It leaves when the secondary has
+    /// begun it too: a client that answers must find both replicas ready for the answer. Numbers
+    /// are not compared: the two initial ones differ until a checkpoint.
+    pub(super) fn primary_syn<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        let repeated = stream.known.primary_syn && stream.origin == segment.start;
+        if !repeated {
+            self.supersede(flow, turn);
+            let entry = self.flows.get_mut(flow);
+            entry.blocked = false;
+            let stream = entry.stream();
+            stream.mark = segment.start;
+            stream.origin = segment.start;
+            stream.known = Known { mark: true, primary_syn: true, ..Known::default() };
+            self.adopt_next(flow, turn);
+        }
+        let stream = self.flows.get_mut(flow).stream();
+        stream.note_primary_acknowledgement(&segment);
+        let seen = !stream.waits_for_syn() && segment.end.at_or_before(stream.mark);
+        if seen && stream.acknowledges_enough(&segment) {
+            let why = if repeated { Release::Retransmission } else { Release::Matched };
+            self.release(incoming.frame, why, incoming.checksum, turn);
+            return self.advance(flow, turn);
+        }
+        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            let stream = self.flows.get_mut(flow).stream();
+            stream.primary.insert(&mut self.slab, record);
+            self.advance(flow, turn);
+        }
+    }
+
+    /// Held segments of the old incarnation leave, in stream order; what the secondary has
+    /// waiting of it is dropped.
+    fn supersede<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let gated = stream.gated.head;
+            if gated == NIL {
+                break;
+            }
+            self.slab.dequeue(&mut stream.gated, gated);
+            self.release_held(gated, Release::Superseded, turn);
+        }
+        while let Some(record) =
+            self.flows.get_mut(flow).stream().primary.remove_first(&mut self.slab)
+        {
+            self.release_held(record, Release::Superseded, turn);
+        }
+        while let Some(record) =
+            self.flows.get_mut(flow).stream().secondary.remove_first(&mut self.slab)
+        {
+            self.discard_held(record, Discard::Flushed, turn);
+        }
+    }
+
+    pub(super) fn secondary_syn<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        initial: Sequence,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        if !stream.next.is_empty() {
+            return self.hold_for_next(flow, incoming, segment, turn);
+        }
+        let known = stream.known;
+        let own = known.secondary_syn && stream.secondary_initial == initial;
+        let shared = known.syn_shared && stream.origin == segment.start;
+        if own || shared {
+            let why = Discard::Retransmission;
+            return self.discard(incoming.frame, Side::Secondary, why, turn);
+        }
+        // After a checkpoint one may come that was on its way: it still belongs to the primary's.
+        if !known.primary_syn || known.secondary_syn {
+            return self.hold_for_next(flow, incoming, segment, turn);
+        }
+        stream.known.secondary_syn = true;
+        stream.secondary_initial = initial;
+        stream.note_secondary_acknowledgement(&segment);
+        if segment.is_empty() {
+            self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
+        } else {
+            // Data on a SYN (RFC 7413) is the start of the stream, by whatever number.
+            let segment = segment.moved_to(stream.origin);
+            if let Some(record) = self.hold(flow, incoming, segment, turn) {
+                let stream = self.flows.get_mut(flow).stream();
+                stream.secondary.insert(&mut self.slab, record);
+            }
+        }
+        self.advance(flow, turn);
+    }
+
+    /// Keeps what the secondary sends in an incarnation that the primary has not begun.
+    pub(super) fn hold_for_next<S, K>(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<F>,
+        segment: Segment,
+        turn: &mut Turn<'_, S, K>,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let stream = self.flows.get_mut(flow).stream();
+        let head = stream.next.head;
+        if head != NIL
+            && segment.has(Segment::SYN)
+            && self.slab.get(head).segment.start == segment.start
+        {
+            let why = Discard::Retransmission;
+            return self.discard(incoming.frame, Side::Secondary, why, turn);
+        }
+        if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            let stream = self.flows.get_mut(flow).stream();
+            self.slab.enqueue(&mut stream.next, record);
+        }
+    }
+
+    /// The primary has begun the incarnation that the secondary began before it: what the
+    /// secondary sent in it, up to a further SYN, is taken up as if it came now.
+    fn adopt_next<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
+    where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let mut syn_seen = false;
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let record = stream.next.head;
+            if record == NIL {
+                return;
+            }
+            let segment = self.slab.get(record).segment;
+            if segment.has(Segment::SYN) {
+                if std::mem::replace(&mut syn_seen, true) {
+                    return;
+                }
+                stream.known.secondary_syn = true;
+                stream.secondary_initial = Sequence(segment.start.0.wrapping_sub(1));
+                self.slab.get_mut(record).segment = segment.moved_to(stream.origin);
+            }
+            stream.note_secondary_acknowledgement(&segment);
+            if segment.has(Segment::FIN) {
+                stream.secondary_end = segment.end;
+                stream.known.secondary_end = true;
+            }
+            self.slab.dequeue(&mut stream.next, record);
+            if segment.is_empty() {
+                self.discard_held(record, Discard::Compared, turn);
+            } else {
+                stream.secondary.insert(&mut self.slab, record);
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! DESIGN.md section 4.1, rules 2 and 5: what a primary segment acknowledges must have been
+//! acknowledged by the secondary, or the secondary might never see data that the client thinks
+//! delivered.
+
+use compare_user::compare::{AckGate, Discard, Reason, Release, Side};
+
+use crate::rig::{Rig, ms};
+use crate::wire::{Segment, data, segment};
+
+fn reply(sequence: u32, acknowledgement: u32) -> Segment {
+    data(sequence, b"reply").ack(acknowledgement)
+}
+
+#[test]
+fn a_compared_segment_waits_for_the_secondarys_acknowledgement() {
+    let mut rig = Rig::new();
+    rig.primary(reply(0, 500));
+    rig.secondary(reply(0, 400));
+    assert!(rig.released().is_empty(), "compared, but the secondary has not seen 400..500");
+    rig.secondary(segment(5).ack(499));
+    assert!(rig.released().is_empty());
+    rig.secondary(segment(5).ack(500));
+    assert_eq!(rig.reasons(), [Release::Matched]);
+    assert!(rig.is_clean(), "waiting is not a divergence");
+}
+
+#[test]
+fn a_secondary_that_acknowledged_more_holds_nothing_back() {
+    let mut rig = Rig::new();
+    rig.secondary(segment(0).ack(900));
+    rig.both(reply(0, 500));
+    assert_eq!(rig.reasons(), [Release::Matched]);
+}
+
+#[test]
+fn acknowledgements_are_ordered_across_the_wrap() {
+    let mut rig = Rig::new();
+    rig.primary(reply(0, 10));
+    rig.secondary(reply(0, u32::MAX - 10));
+    assert!(rig.released().is_empty());
+    rig.secondary(segment(5).ack(10));
+    assert_eq!(rig.released().len(), 1);
+}
+
+#[test]
+fn an_older_acknowledgement_of_the_secondary_takes_nothing_back() {
+    let mut rig = Rig::new();
+    rig.secondary(segment(0).ack(500));
+    rig.secondary(segment(0).ack(100));
+    rig.both(reply(0, 500));
+    assert_eq!(rig.released().len(), 1);
+}
+
+#[test]
+fn a_segment_without_an_acknowledgement_is_not_gated() {
+    let mut rig = Rig::new();
+    rig.both(data(0, b"no ack flag"));
+    assert_eq!(rig.released().len(), 1);
+}
+
+#[test]
+fn gated_segments_leave_in_order() {
+    let mut rig = Rig::new();
+    rig.primary(reply(0, 500));
+    rig.primary(reply(5, 300));
+    rig.secondary(reply(0, 300));
+    rig.secondary(reply(5, 300));
+    assert!(rig.released().is_empty(), "the second could leave, but not before the first");
+    rig.secondary(segment(10).ack(500));
+    assert_eq!(rig.released(), [reply(0, 500).frame(), reply(5, 300).frame()]);
+}
+
+#[test]
+fn waiting_for_an_acknowledgement_ends_in_a_timeout() {
+    let mut rig = Rig::new();
+    rig.primary(reply(0, 500));
+    rig.secondary(reply(0, 400));
+    rig.wait(ms(2999));
+    assert!(rig.is_clean());
+    rig.wait(ms(1));
+    let seen = rig.divergence();
+    assert_eq!((seen.reason, seen.side), (Reason::Timeout, Side::Primary));
+}
+
+#[test]
+fn a_retransmission_too_obeys_the_gate() {
+    let mut rig = Rig::new();
+    rig.both(reply(0, 100));
+    rig.primary(reply(0, 200));
+    assert_eq!(rig.released().len(), 1);
+    rig.secondary(segment(5).ack(200));
+    assert_eq!(rig.released(), [reply(0, 100).frame(), reply(0, 200).frame()]);
+}
+
+#[test]
+fn a_bare_acknowledgement_leaves_at_once() {
+    let mut rig = Rig::new();
+    rig.primary(data(0, b"held"));
+    rig.primary(segment(4).ack(12345));
+    assert_eq!(rig.reasons(), [Release::NoPayload]);
+    assert_eq!(rig.held(), 1);
+}
+
+#[test]
+fn a_bare_acknowledgement_of_the_secondary_is_consumed() {
+    let mut rig = Rig::new();
+    rig.secondary(segment(4).ack(12345));
+    assert_eq!(rig.discards(), [(Side::Secondary, Discard::Compared)]);
+}
+
+#[test]
+fn with_all_gated_a_bare_acknowledgement_waits_for_the_secondarys() {
+    let mut rig = Rig::with(|config| config.ack_gate = AckGate::All);
+    rig.primary(segment(0).ack(100));
+    rig.primary(segment(0).ack(200));
+    assert!(rig.released().is_empty());
+    rig.secondary(segment(0).ack(100));
+    assert_eq!(rig.released(), [segment(0).ack(100).frame()]);
+    rig.secondary(segment(0).ack(250));
+    assert_eq!(rig.reasons(), [Release::NoPayload; 2]);
+    rig.primary(segment(0).ack(250));
+    assert_eq!(rig.released().len(), 3, "what is acknowledged already leaves at once");
+}
+
+#[test]
+fn a_checkpoint_makes_the_secondary_have_acknowledged_what_the_primary_has() {
+    let mut rig = Rig::new();
+    rig.primary(reply(0, 500));
+    rig.secondary(reply(0, 100));
+    rig.checkpoint();
+    assert_eq!(rig.reasons(), [Release::Flushed]);
+    rig.primary(data(5, b"more").ack(500));
+    rig.secondary(data(5, b"more").ack(400));
+    assert_eq!(rig.reasons(), [Release::Flushed, Release::Matched]);
+}
+
+#[test]
+fn a_reset_is_not_gated() {
+    let mut rig = Rig::new();
+    rig.primary(segment(0).rst().ack(500));
+    assert_eq!(rig.reasons(), [Release::NoPayload]);
+}
+
+#[test]
+fn a_fin_is_gated() {
+    let mut rig = Rig::new();
+    rig.both(reply(0, 100));
+    rig.primary(segment(5).fin().ack(200));
+    assert_eq!(rig.released().len(), 1);
+    rig.secondary(segment(5).ack(200));
+    assert_eq!(rig.released().len(), 2);
+}

@@ -1,0 +1,16 @@
+//! The comparator's specification: each rule of DESIGN.md section 4 and each line of the
+//! reference's behaviour as one test, then models that check the rules on random traffic.
+//!
+//! Whatever a test does, the [`rig::Rig`] asserts at its end that no frame was lost or doubled.
+
+mod datagram;
+mod flush;
+mod gate;
+mod handshake;
+mod limits;
+mod passing;
+mod rig;
+mod stream;
+mod teardown;
+mod uncompared;
+mod wire;
