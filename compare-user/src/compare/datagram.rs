@@ -234,6 +234,9 @@ impl<F> Comparator<F> {
             let grace = self.config.reorder_grace;
             if !grace.is_zero() && waited <= grace {
                 datagrams.contested = true;
+                if self.contested.len() == self.contested.capacity() {
+                    self.forget_uncontested();
+                }
                 self.contested.push_back((flow, turn.now));
                 return;
             }
@@ -244,6 +247,21 @@ impl<F> Comparator<F> {
             }
             return self.datagrams_differ(flow, ours, theirs, turn);
         }
+    }
+
+    /// Makes room in the queue of contested flows: those that still are hold two frames at least,
+    /// so that they fit, however many came and went within the grace.
+    #[cold]
+    fn forget_uncontested(&mut self) {
+        let flows = &mut self.flows;
+        self.contested.retain(|&(flow, _)| match &mut flows.get_mut(flow).kind {
+            Kind::Datagrams(datagrams) => {
+                let still = !datagrams.primary.is_empty() && !datagrams.secondary.is_empty();
+                datagrams.contested &= still;
+                still
+            }
+            Kind::Stream(_) => false,
+        });
     }
 
     fn datagrams_differ<S, K>(

@@ -39,6 +39,14 @@ pub(super) struct Segment {
     pub(super) flags: u8,
 }
 
+impl Role {
+    /// Where content of this role is indexed. Ghosts lie apart from frames: of a flow that
+    /// repeats itself there may be thousands with the hash of a live frame.
+    fn indexed_as(self, hash: u64) -> u64 {
+        if self == Self::Ghost { !hash } else { hash }
+    }
+}
+
 impl Segment {
     pub(super) const FIN: u8 = 0x01;
     pub(super) const SYN: u8 = 0x02;
@@ -318,7 +326,7 @@ impl<F> Slab<F> {
             arrived: now,
             span: Span::default(),
             segment: Segment::default(),
-            hash,
+            hash: Role::Ghost.indexed_as(hash),
             age: UNLINKED,
             queue: UNLINKED,
             tree: UNLINKED,
@@ -435,6 +443,7 @@ impl<F> Slab<F> {
         hash: u64,
         mut accept: impl FnMut(&Held<F>) -> bool,
     ) -> Option<u32> {
+        let hash = role.indexed_as(hash);
         let mut record = self.buckets[self.bucket(hash)];
         while record != NIL {
             let held = self.get(record);
