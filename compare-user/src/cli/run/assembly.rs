@@ -98,10 +98,14 @@ impl From<XskError> for Failure {
 /// Attaches the programs, opens the ports and starts the lane. Frames are steered from the
 /// moment the sockets are registered; before that they go where `--on-exit` says.
 pub(super) fn assemble(args: &Args) -> Result<Assembled, Failure> {
+    for spec in [&args.primary, &args.secondary] {
+        Device::find(&spec.device)?;
+    }
     let output = Device::find(&args.out.device)?;
     let claim = Claim::take(&args.out.device)?;
-    let mut steering = Steering::attach(args)?;
+    // Making the memory takes longest. Until it is there, a running guest is not disturbed.
     let mut region = Region::new(region_config(args))?;
+    let mut steering = Steering::attach(args)?;
     let mut obtained: Vec<String> = Vec::new();
     let mut inputs = Vec::new();
     for (side, spec) in [(Side::Primary, &args.primary), (Side::Secondary, &args.secondary)] {
