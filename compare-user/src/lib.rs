@@ -5,6 +5,12 @@
 //! output port or gives it back to the port's memory. [`kernel`] loads and attaches the XDP
 //! programs that steer frames into the ports.
 
+pub mod cli;
 pub mod compare;
+pub mod control;
 pub mod frame;
+pub mod kernel;
+pub mod lane;
+pub mod observe;
 pub mod port;
+pub mod replay;

@@ -1,2 +1,7 @@
 //! The `colo-xdp` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    compare_user::cli::main()
+}

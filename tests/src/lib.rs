@@ -1,2 +1,39 @@
 //! Network namespaces, guests, traffic and the running binary: what the end-to-end tests and
 //! `cargo xtask demo` share.
+//!
+//! A [`Stage`] is the whole scene: a [`Topology`] of namespaces and devices with a primary guest,
+//! a secondary guest and a client, and a [`Comparator`] (the real binary) between them. The test
+//! plays both guests, frame by frame, and watches what reaches the client.
+//!
+//! Everything made here carries the process id in its name, lives in namespaces of its own and is
+//! removed on every way out: return, panic, SIGINT, and after a SIGKILL by the next run.
+
+pub mod capture;
+pub mod comparator;
+pub mod control;
+pub mod fragment;
+pub mod leftovers;
+pub mod malformed;
+pub mod namespace;
+pub mod packet;
+mod packet_socket;
+mod pass_program;
+pub mod payload;
+pub mod privilege;
+mod process;
+pub mod segment;
+pub mod stage;
+mod tap;
+pub mod topology;
+
+pub use capture::Capture;
+pub use comparator::{Comparator, Launch, Outcome};
+pub use control::Control;
+pub use namespace::Namespace;
+pub use packet::Packet;
+pub use segment::Segment;
+pub use stage::Stage;
+pub use topology::{Attachment, Plan, Role, Topology};
+
+/// What harness operations return: an error says which device, namespace or frame it was about.
+pub type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;

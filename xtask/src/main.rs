@@ -1,2 +1,130 @@
 //! `cargo xtask`: set-up, builds, demo, tests and benchmarks.
-fn main() {}
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool: text on the terminal is what it makes"
+)]
+
+mod build_ebpf;
+mod command;
+mod demo;
+mod release;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A build, a test or a benchmark failed.
+const FAILED: u8 = 1;
+// 2 is clap's, for usage.
+/// The machine lacks something that may not be installed from here; the commands were printed.
+const MACHINE_LACKS: u8 = 3;
+/// Setup tried to install something and it failed.
+const SETUP_FAILED: u8 = 4;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  a build, a test or a benchmark failed
+  2  wrong usage
+  3  the machine lacks something that may not be installed from here;
+     the commands that install it were printed
+  4  an installation was tried and failed";
+
+/// Set-up, builds, demo, tests and benchmarks of colo-xdp.
+///
+/// Every command first makes sure that the machine has what it takes (see `setup`).
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find what the machine lacks for building and testing, and install it or say how
+    ///
+    /// As root on a machine with apt-get, installs the missing packages and builds bpf-linker, and
+    /// prints each command before it runs it. Otherwise prints the commands and exits with 3.
+    #[command(after_help = "Example:\n  cargo xtask setup")]
+    Setup,
+    /// Compile the XDP programs to target/bpf/colo-xdp-ebpf
+    ///
+    /// Uses rustup's nightly with rust-src, or the system's rustc with its packaged sources
+    /// (Debian 12: rustc-web, rust-web-src), whichever has a bpf-linker that fits, and says which.
+    /// The programs are always optimised: the verifier rejects unoptimised code.
+    #[command(
+        after_help = "Examples:\n  cargo xtask build-ebpf\n  cargo xtask build-ebpf --release"
+    )]
+    BuildEbpf {
+        /// Strip source-line information from the object; code and BTF are the same
+        #[arg(long)]
+        release: bool,
+    },
+    /// Show in 20 seconds what colo-xdp is for
+    ///
+    /// As root: two guests and a client in network namespaces, the real binary between them, and
+    /// everything removed afterwards. Without root: the same story on two capture files.
+    #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --seconds 5 --json")]
+    Demo(demo::Options),
+    /// Check formatting and lints, and run every test
+    Test(test::Options),
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    use build_ebpf::Flavour;
+    match task {
+        Task::Setup => setup::run()?,
+        Task::BuildEbpf { release } => {
+            let flavour = if release { Flavour::Release } else { Flavour::Debug };
+            let object = build_ebpf::build(&setup::ensure()?, flavour)?;
+            println!("{}", object.display());
+        }
+        Task::Demo(options) => {
+            build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
+            demo::run(&options, &release::build()?)?;
+        }
+        Task::Test(options) => test::run(&options)?,
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let Err(error) = run(Arguments::parse().command) else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    ExitCode::from(exit_code(&error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    use setup::SetupError::{Failed, NotInstallable, StillMissing};
+    match error.downcast_ref() {
+        Some(NotInstallable { .. }) => MACHINE_LACKS,
+        Some(Failed(_) | StillMissing { .. }) => SETUP_FAILED,
+        None => FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_machine_that_lacks_something_has_its_own_exit_code() {
+        let lacks = setup::SetupError::NotInstallable { missing: vec!["m4".into()] };
+        assert_eq!(exit_code(&lacks.into()), MACHINE_LACKS);
+        let still = setup::SetupError::StillMissing { missing: vec!["m4".into()] };
+        assert_eq!(exit_code(&still.into()), SETUP_FAILED);
+        assert_eq!(exit_code(&anyhow::anyhow!("a test failed")), FAILED);
+    }
+}

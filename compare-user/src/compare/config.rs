@@ -10,6 +10,9 @@ pub enum AckGate {
     Payload,
     /// A bare ACK too waits until the secondary has acknowledged as much.
     All,
+    /// Acknowledgements are not looked at. For comparing captures, which end before the last
+    /// acknowledgement; never on a live path.
+    Off,
 }
 
 /// Limits and times. All memory that they ask for is reserved when the comparator is made.

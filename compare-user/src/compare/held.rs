@@ -314,6 +314,16 @@ impl<F> Slab<F> {
         [self.expired.head, self.waiting.head].into_iter().find(|&record| record != NIL)
     }
 
+    /// All held frames, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &F> {
+        [self.expired.head, self.waiting.head].into_iter().flat_map(move |head| {
+            std::iter::successors((head != NIL).then_some(head), move |&record| {
+                Some(self.get(record).age.next).filter(|&next| next != NIL)
+            })
+            .map(move |record| self.frame(record))
+        })
+    }
+
     /// Leaves the hash of a flushed datagram behind, for the secondary's late copy.
     pub(super) fn leave_ghost(&mut self, flow: u32, hash: u64, now: Timestamp) {
         let spare = self.records.capacity() - self.records.len();

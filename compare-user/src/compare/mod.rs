@@ -147,6 +147,11 @@ impl<F> Comparator<F> {
         }
     }
 
+    /// All held frames, oldest first.
+    pub fn held_frames(&self) -> impl Iterator<Item = &F> {
+        self.slab.iter()
+    }
+
     /// Takes in one frame of `side`.
     pub fn offer<S, K>(&mut self, side: Side, frame: F, now: Timestamp, store: &S, sink: &mut K)
     where

@@ -111,10 +111,10 @@ impl<F> Comparator<F> {
             stream.primary_end = segment.end;
             stream.known.primary_end = true;
         }
-        let enough = stream.acknowledges_enough(&segment);
+        let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
         let ends = segment.has(Segment::FIN | Segment::RST);
         if segment.is_empty() && !ends {
-            if ack_gate == AckGate::Payload || enough && stream.gated.is_empty() {
+            if ack_gate != AckGate::All || enough && stream.gated.is_empty() {
                 return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
             }
             return self.hold_at_gate(flow, incoming, segment, turn);
@@ -444,8 +444,9 @@ impl<F> Comparator<F> {
         K: Sink<S>,
     {
         let segment = self.slab.get(record).segment;
+        let open = self.config.ack_gate == AckGate::Off;
         let stream = self.flows.get_mut(flow).stream();
-        if stream.gated.is_empty() && stream.acknowledges_enough(&segment) {
+        if open || stream.gated.is_empty() && stream.acknowledges_enough(&segment) {
             self.release_held(record, released_as(&segment), turn);
         } else {
             self.slab.enqueue(&mut stream.gated, record);

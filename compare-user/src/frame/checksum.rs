@@ -207,3 +207,6 @@ fn word(run: &[u8], at: usize) -> Option<u16> {
     let bytes = run.get(at..at + 2)?;
     Some(u16::from_be_bytes([bytes[0], bytes[1]]))
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,3 +178,114 @@ impl Serialize for FlowKey {
         .serialize(serializer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn key(source: &str, destination: &str, protocol: u8) -> FlowKey {
+        let bytes = |text: &str| match text.parse().expect("an address") {
+            IpAddr::V4(address) => {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&address.octets());
+                (4, bytes)
+            }
+            IpAddr::V6(address) => (6, address.octets()),
+        };
+        let (family, source) = bytes(source);
+        let destination = bytes(destination).1;
+        FlowKey { source, destination, protocol, family, ..FlowKey::NONE }
+    }
+
+    fn with_ports(key: FlowKey) -> FlowKey {
+        FlowKey { source_port: 53, destination_port: 4242, ..key }
+    }
+
+    #[test]
+    fn reads_as_operators_write_flows() {
+        let four = key("10.0.0.1", "10.0.0.2", 6);
+        let six = key("fe80::1", "2001:db8::2", 17);
+        let cases = [
+            (with_ports(four), "10.0.0.1:53 > 10.0.0.2:4242 tcp"),
+            (with_ports(six), "[fe80::1]:53 > [2001:db8::2]:4242 udp"),
+            (
+                FlowKey { vlan: [7, 12, NO_TAG], ..with_ports(six) },
+                "[fe80::1]:53 > [2001:db8::2]:4242 udp vlan 7.12",
+            ),
+            (FlowKey { fragment: 1, ..four }, "10.0.0.1 > 10.0.0.2 tcp fragment"),
+            (FlowKey { protocol: 1, ..four }, "10.0.0.1 > 10.0.0.2 icmp"),
+            (FlowKey { protocol: 58, ..six }, "fe80::1 > 2001:db8::2 icmpv6"),
+            (FlowKey { protocol: 253, ..six }, "fe80::1 > 2001:db8::2 protocol 253"),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(key.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn serialises_as_an_object() {
+        let key =
+            FlowKey { vlan: [7, NO_TAG, NO_TAG], ..with_ports(key("fe80::1", "fe80::2", 17)) };
+        let expected = serde_json::json!({
+            "source": "fe80::1", "destination": "fe80::2", "protocol": "udp",
+            "protocol_number": 17, "source_port": 53, "destination_port": 4242, "vlan": [7],
+            "fragment": false,
+        });
+        assert_eq!(serde_json::to_value(key).expect("serialises"), expected);
+    }
+
+    #[test]
+    fn serialises_without_ports_where_there_are_none() {
+        let value = serde_json::to_value(key("10.0.0.1", "10.0.0.2", 1)).expect("serialises");
+        assert_eq!(value.get("source_port"), None);
+        assert_eq!(value.get("vlan"), Some(&serde_json::json!([])));
+    }
+
+    #[test]
+    fn every_field_changes_the_hash() {
+        let base = with_ports(key("10.0.0.1", "10.0.0.2", 6));
+        let flip = |at: usize| {
+            let mut bytes = base.source;
+            bytes[at] ^= 1;
+            bytes
+        };
+        let mut keys: Vec<_> = (0..16).map(|at| FlowKey { source: flip(at), ..base }).collect();
+        keys.extend((0..16).map(|at| FlowKey { destination: flip(at), ..base }));
+        keys.extend([
+            base,
+            FlowKey { vlan: [1, NO_TAG, NO_TAG], ..base },
+            FlowKey { vlan: [NO_TAG, 1, NO_TAG], ..base },
+            FlowKey { vlan: [NO_TAG, NO_TAG, 1], ..base },
+            FlowKey { source_port: 54, ..base },
+            FlowKey { destination_port: 4243, ..base },
+            FlowKey { protocol: 17, ..base },
+            FlowKey { family: 6, ..base },
+            FlowKey { fragment: 1, ..base },
+        ]);
+        let hashes: HashSet<_> = keys.iter().map(|key| key.hash(1)).collect();
+        assert_eq!(hashes.len(), keys.len());
+        assert_ne!(base.hash(1), base.hash(2));
+    }
+
+    #[test]
+    fn no_address_cancels_the_seed() {
+        // An address half equal to the public constant that rapidhash mixes in would, in its
+        // plain form, multiply everything that came before by zero.
+        const RAPID_SECRET_0: u64 = 0x2d35_8dcc_aa6c_78a5;
+        let mut key = key("fe80::1", "fe80::2", 17);
+        key.destination[8..].copy_from_slice(&RAPID_SECRET_0.to_ne_bytes());
+        assert_ne!(key.hash(1), key.hash(2));
+    }
+
+    #[test]
+    fn consecutive_flows_spread_over_the_buckets_of_a_table() {
+        let base = with_ports(key("10.0.0.1", "10.0.0.2", 6));
+        let buckets: HashSet<_> = (0..4096)
+            .map(|port| FlowKey { destination_port: port, ..base }.hash(7) & 0xfff)
+            .collect();
+        // Random placement fills 1 - 1/e of as many buckets as keys: 2,589.
+        assert!((2_400..2_800).contains(&buckets.len()), "{}", buckets.len());
+    }
+}

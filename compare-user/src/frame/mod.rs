@@ -7,6 +7,8 @@ pub mod checksum;
 mod headers;
 mod key;
 mod parse;
+#[cfg(test)]
+mod samples;
 mod store;
 
 pub use headers::{Class, Headers, Malformed, PassReason, TcpFields};

@@ -11,7 +11,7 @@ use etherparse::{
 };
 
 use super::headers::{Class, Headers, Malformed, PassReason, TcpFields};
-use super::key::{FlowKey, NO_TAG};
+use super::key::FlowKey;
 use super::store::FrameStore;
 
 /// Extension headers that are followed before the rest is taken as an opaque payload.
@@ -57,16 +57,9 @@ impl Headers {
     #[inline]
     #[must_use]
     pub fn parse<S: FrameStore>(store: &S, frame: &S::Frame) -> Self {
-        match link(store.run(frame, 0), store.len(frame)) {
-            Ok(headers) => headers,
-            Err(class) => Self::without_flow(class),
-        }
-    }
-
-    /// Headers of a frame that is not compared.
-    fn without_flow(class: Class) -> Self {
-        Self {
-            class,
+        // Filled in place: a copy of the freshly written fields would wait for each of them.
+        let mut headers = Self {
+            class: Class::Datagram,
             key: FlowKey::NONE,
             network: 0,
             transport: 0,
@@ -74,7 +67,9 @@ impl Headers {
             hole: 0,
             end: 0,
             fragment: 0,
-        }
+        };
+        headers.class = link(&mut headers, store.run(frame, 0), store.len(frame));
+        headers
     }
 }
 
@@ -90,17 +85,20 @@ pub(super) fn checksum_offset(protocol: u8, family: u8) -> Option<u16> {
 }
 
 /// Ethernet and VLAN tags. `run` is the first run of a frame that is `len` bytes long.
+///
+/// Like every layer below, fills in its part of `headers` and returns the frame's class.
 #[inline]
-fn link(run: &[u8], len: usize) -> Result<Headers, Class> {
-    let ethernet =
-        Ethernet2HeaderSlice::from_slice(run).map_err(|_| malformed(Malformed::Ethernet))?;
+fn link(headers: &mut Headers, run: &[u8], len: usize) -> Class {
+    let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(run) else {
+        return Class::Malformed(Malformed::Ethernet);
+    };
     let mut ether_type = ethernet.ether_type();
     let mut network = Ethernet2Header::LEN;
-    let mut vlan = [NO_TAG; 3];
     if is_tag(ether_type) {
-        for slot in &mut vlan {
-            let tag = SingleVlanHeaderSlice::from_slice(&run[network..])
-                .map_err(|_| malformed(Malformed::Ethernet))?;
+        for slot in &mut headers.key.vlan {
+            let Ok(tag) = SingleVlanHeaderSlice::from_slice(&run[network..]) else {
+                return Class::Malformed(Malformed::Ethernet);
+            };
             *slot = tag.vlan_identifier().value();
             ether_type = tag.ether_type();
             network += SingleVlanHeader::LEN;
@@ -109,12 +107,13 @@ fn link(run: &[u8], len: usize) -> Result<Headers, Class> {
             }
         }
     }
+    headers.network = network as u16;
     match ether_type {
-        EtherType::IPV4 => ipv4(run, len, network, vlan),
-        EtherType::IPV6 => ipv6(run, len, network, vlan),
-        EtherType::ARP => Err(Class::Pass(PassReason::Arp)),
+        EtherType::IPV4 => ipv4(headers, run, len, network),
+        EtherType::IPV6 => ipv6(headers, run, len, network),
+        EtherType::ARP => Class::Pass(PassReason::Arp),
         // Also a fourth tag, and the length field of an 802.3 frame.
-        _ => Err(Class::Pass(PassReason::NotIp)),
+        _ => Class::Pass(PassReason::NotIp),
     }
 }
 
@@ -129,63 +128,65 @@ fn is_tag(ether_type: EtherType) -> bool {
 }
 
 #[inline]
-fn malformed(layer: Malformed) -> Class {
-    Class::Malformed(layer)
-}
-
-#[inline]
-fn ipv4(run: &[u8], len: usize, network: usize, vlan: [u16; 3]) -> Result<Headers, Class> {
-    let header =
-        Ipv4HeaderSlice::from_slice(&run[network..]).map_err(|_| malformed(Malformed::Ipv4))?;
+fn ipv4(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class {
+    let Ok(header) = Ipv4HeaderSlice::from_slice(&run[network..]) else {
+        return Class::Malformed(Malformed::Ipv4);
+    };
     let transport = network + header.slice().len();
     let end = network + usize::from(header.total_len());
     if end < transport || end > len {
-        return Err(malformed(Malformed::Ipv4));
+        return Class::Malformed(Malformed::Ipv4);
     }
-    let [mut source, mut destination] = [[0; 16]; 2];
-    source[..4].copy_from_slice(&header.source());
-    destination[..4].copy_from_slice(&header.destination());
-    let key = FlowKey { source, destination, vlan, family: 4, ..FlowKey::NONE };
+    headers.key.source = widened(header.source());
+    headers.key.destination = widened(header.destination());
+    headers.key.family = 4;
+    headers.end = end as u32;
     let readable = &run[..end.min(run.len())];
     let protocol = header.protocol();
     if header.is_fragmenting_payload() {
         let offset = header.fragments_offset().byte_offset();
-        let more = header.more_fragments();
-        return fragment(datagram(key, protocol, network, transport, end), offset, more)
-            .ok_or(malformed(Malformed::Ipv4));
+        return fragment(headers, protocol, transport, offset, header.more_fragments());
     }
     match protocol {
-        ip_number::IGMP => Err(Class::Pass(PassReason::GroupMembership)),
-        ip_number::AUTH => {
-            let auth = IpAuthHeaderSlice::from_slice(&readable[transport..])
-                .map_err(|_| malformed(Malformed::Ipv4))?;
-            let inner = transport + auth.slice().len();
-            upper(readable, datagram(key, auth.next_header(), network, inner, end))
-        }
-        _ => upper(readable, datagram(key, protocol, network, transport, end)),
+        ip_number::IGMP => Class::Pass(PassReason::GroupMembership),
+        ip_number::AUTH => match IpAuthHeaderSlice::from_slice(&readable[transport..]) {
+            Ok(auth) => {
+                upper(headers, readable, auth.next_header(), transport + auth.slice().len())
+            }
+            Err(_) => Class::Malformed(Malformed::Ipv4),
+        },
+        _ => upper(headers, readable, protocol, transport),
     }
 }
 
+/// An IPv4 address as the key holds it. Written as one number: sixteen single bytes would have to
+/// be gathered again when the key is hashed.
 #[inline]
-fn ipv6(run: &[u8], len: usize, network: usize, vlan: [u16; 3]) -> Result<Headers, Class> {
-    let header =
-        Ipv6HeaderSlice::from_slice(&run[network..]).map_err(|_| malformed(Malformed::Ipv6))?;
+fn widened(address: [u8; 4]) -> [u8; 16] {
+    u128::from(u32::from_le_bytes(address)).to_le_bytes()
+}
+
+#[inline]
+fn ipv6(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class {
+    let Ok(header) = Ipv6HeaderSlice::from_slice(&run[network..]) else {
+        return Class::Malformed(Malformed::Ipv6);
+    };
     let transport = network + Ipv6Header::LEN;
     let end = transport + usize::from(header.payload_length());
     let protocol = header.next_header();
     if end > len || (end == transport && protocol != ip_number::IPV6_NO_NEXT_HEADER) {
-        return Err(malformed(Malformed::Ipv6));
+        return Class::Malformed(Malformed::Ipv6);
     }
-    let key = FlowKey {
-        source: header.source(),
-        destination: header.destination(),
-        vlan,
-        family: 6,
-        ..FlowKey::NONE
-    };
+    headers.key.source = header.source();
+    headers.key.destination = header.destination();
+    headers.key.family = 6;
+    headers.end = end as u32;
     let readable = &run[..end.min(run.len())];
-    let headers = datagram(key, protocol, network, transport, end);
-    if is_extension(protocol) { extensions(readable, headers) } else { upper(readable, headers) }
+    if is_extension(protocol) {
+        extensions(headers, readable, protocol, transport)
+    } else {
+        upper(headers, readable, protocol, transport)
+    }
 }
 
 #[inline]
@@ -200,40 +201,40 @@ fn is_extension(protocol: IpNumber) -> bool {
     )
 }
 
-/// Walks the extension headers that start at `headers.transport`.
-fn extensions(readable: &[u8], headers: Headers) -> Result<Headers, Class> {
-    let cut = malformed(Malformed::Ipv6);
-    let Headers { key, network, end, .. } = headers;
-    let (network, end) = (usize::from(network), end as usize);
-    let mut at = usize::from(headers.transport);
-    let mut protocol = IpNumber(key.protocol);
+/// Walks the extension headers, of which the first starts at `at` and is a `protocol` header.
+fn extensions(
+    headers: &mut Headers,
+    readable: &[u8],
+    mut protocol: IpNumber,
+    mut at: usize,
+) -> Class {
+    const CUT: Class = Class::Malformed(Malformed::Ipv6);
     for _ in 0..MAX_EXTENSIONS {
-        let rest = readable.get(at..).ok_or(cut)?;
-        match protocol {
+        let rest = &readable[at..];
+        let (next, length) = match protocol {
             ip_number::IPV6_FRAGMENTATION_HEADER => {
-                let header = Ipv6FragmentHeaderSlice::from_slice(rest).map_err(|_| cut)?;
-                protocol = header.next_header();
-                at += header.slice().len();
+                let Ok(header) = Ipv6FragmentHeaderSlice::from_slice(rest) else { return CUT };
+                let (next, length) = (header.next_header(), header.slice().len());
                 if header.is_fragmenting_payload() {
                     let offset = header.fragment_offset().byte_offset();
-                    let whole = datagram(key, protocol, network, at, end);
-                    return fragment(whole, offset, header.more_fragments()).ok_or(cut);
+                    return fragment(headers, next, at + length, offset, header.more_fragments());
                 }
+                (next, length)
             }
             ip_number::AUTH => {
-                let header = IpAuthHeaderSlice::from_slice(rest).map_err(|_| cut)?;
-                protocol = header.next_header();
-                at += header.slice().len();
+                let Ok(header) = IpAuthHeaderSlice::from_slice(rest) else { return CUT };
+                (header.next_header(), header.slice().len())
             }
-            protocol_number if is_extension(protocol_number) => {
-                let header = Ipv6RawExtHeaderSlice::from_slice(rest).map_err(|_| cut)?;
-                protocol = header.next_header();
-                at += header.slice().len();
+            _ if is_extension(protocol) => {
+                let Ok(header) = Ipv6RawExtHeaderSlice::from_slice(rest) else { return CUT };
+                (header.next_header(), header.slice().len())
             }
             _ => break,
-        }
+        };
+        protocol = next;
+        at += length;
     }
-    upper(readable, datagram(key, protocol, network, at, end))
+    upper(headers, readable, protocol, at)
 }
 
 /// The destination in an IPv6 pseudo header: with a routing header that has segments left, the
@@ -263,98 +264,94 @@ pub(super) fn final_destination(run: &[u8], headers: &Headers) -> [u8; 16] {
     headers.key.destination
 }
 
-/// A datagram whose whole IP payload is compared; the upper layer refines it.
-#[inline]
-fn datagram(
-    key: FlowKey,
-    protocol: IpNumber,
-    network: usize,
-    transport: usize,
-    end: usize,
-) -> Headers {
-    Headers {
-        class: Class::Datagram,
-        key: FlowKey { protocol: protocol.0, ..key },
-        network: network as u16,
-        transport: transport as u16,
-        content: transport as u16,
-        hole: 0,
-        end: end as u32,
-        fragment: 0,
-    }
-}
-
-/// One fragment, at `offset` bytes into its datagram. None when it cannot be part of one: cut
+/// One fragment, at `offset` bytes into its datagram. Malformed when it cannot be part of one: cut
 /// off a multiple of eight bytes although more follow, or reaching beyond the largest datagram.
-#[inline]
-fn fragment(mut headers: Headers, offset: u16, more: bool) -> Option<Headers> {
-    let length = headers.end - u32::from(headers.transport);
-    let reach = u32::from(offset) + length;
-    if (more && !length.is_multiple_of(8)) || reach > MAX_DATAGRAM {
-        return None;
+fn fragment(
+    headers: &mut Headers,
+    protocol: IpNumber,
+    transport: usize,
+    offset: u16,
+    more: bool,
+) -> Class {
+    let family = headers.key.family;
+    let length = headers.end - transport as u32;
+    if (more && !length.is_multiple_of(8)) || u32::from(offset) + length > MAX_DATAGRAM {
+        let layer = if family == 4 { Malformed::Ipv4 } else { Malformed::Ipv6 };
+        return Class::Malformed(layer);
     }
+    headers.key.protocol = protocol.0;
     headers.key.fragment = 1;
     headers.fragment = u32::from(offset) << 1 | u32::from(more);
+    headers.transport = transport as u16;
+    headers.content = headers.transport;
     if offset == 0
-        && let Some(at) = checksum_offset(headers.key.protocol, headers.key.family)
+        && let Some(at) = checksum_offset(protocol.0, family)
         && u32::from(at) + 2 <= length
     {
         headers.hole = headers.transport + at;
     }
-    Some(headers)
+    Class::Datagram
 }
 
-/// The upper-layer header at `headers.transport`. `readable` ends where the IP payload does, or
-/// with the frame's first run.
+/// The upper-layer header at `transport`. `readable` ends where the IP payload does, or with the
+/// frame's first run.
 #[inline]
-fn upper(readable: &[u8], mut headers: Headers) -> Result<Headers, Class> {
-    let transport = headers.transport;
-    let segment = &readable[usize::from(transport)..];
-    match (IpNumber(headers.key.protocol), headers.key.family) {
+fn upper(headers: &mut Headers, readable: &[u8], protocol: IpNumber, transport: usize) -> Class {
+    let segment = &readable[transport..];
+    let start = transport as u16;
+    headers.key.protocol = protocol.0;
+    headers.transport = start;
+    headers.content = start;
+    match (protocol, headers.key.family) {
         (ip_number::TCP, _) => {
-            let tcp = TcpHeaderSlice::from_slice(segment).map_err(|_| malformed(Malformed::Tcp))?;
+            let Ok(tcp) = TcpHeaderSlice::from_slice(segment) else {
+                return Class::Malformed(Malformed::Tcp);
+            };
             headers.key.source_port = tcp.source_port();
             headers.key.destination_port = tcp.destination_port();
-            headers.content = transport + tcp.slice().len() as u16;
-            headers.class = Class::Tcp(TcpFields {
+            headers.content = start + tcp.slice().len() as u16;
+            Class::Tcp(TcpFields {
                 sequence: tcp.sequence_number(),
                 acknowledgement: tcp.acknowledgment_number(),
                 flags: tcp.slice()[TCP_FLAGS],
-            });
+            })
         }
         (ip_number::UDP, _) => {
-            let udp = UdpHeaderSlice::from_slice(segment).map_err(|_| malformed(Malformed::Udp))?;
+            let Ok(udp) = UdpHeaderSlice::from_slice(segment) else {
+                return Class::Malformed(Malformed::Udp);
+            };
             let length = usize::from(udp.length());
-            if length < UdpHeader::LEN || usize::from(transport) + length > headers.end as usize {
-                return Err(malformed(Malformed::Udp));
+            if length < UdpHeader::LEN || transport + length > headers.end as usize {
+                return Class::Malformed(Malformed::Udp);
             }
             headers.key.source_port = udp.source_port();
             headers.key.destination_port = udp.destination_port();
-            headers.content = transport + 4;
-            headers.hole = transport + 6;
+            headers.content = start + 4;
+            headers.hole = start + 6;
+            Class::Datagram
         }
         (ip_number::ICMP, 4) | (ip_number::IPV6_ICMP, 6) => {
             if segment.len() < Icmpv6Header::MIN_LEN {
-                return Err(malformed(Malformed::Icmp));
+                return Class::Malformed(Malformed::Icmp);
             }
-            if headers.key.family == 6 {
-                icmpv6_passes(segment[0])?;
-            }
-            headers.hole = transport + 2;
+            headers.hole = start + 2;
+            if protocol == ip_number::IPV6_ICMP { icmpv6(segment[0]) } else { Class::Datagram }
         }
-        _ => {}
+        _ => Class::Datagram,
     }
-    Ok(headers)
 }
 
-/// Stops at the ICMPv6 messages that are not the guest's output but the link's housekeeping.
+/// ICMPv6 carries the guest's output and the link's housekeeping, which passes.
 #[inline]
-fn icmpv6_passes(message: u8) -> Result<(), Class> {
+fn icmpv6(message: u8) -> Class {
     if NEIGHBOUR_DISCOVERY.contains(&message) {
-        return Err(Class::Pass(PassReason::NeighbourDiscovery));
+        Class::Pass(PassReason::NeighbourDiscovery)
+    } else if MLD.contains(&message) {
+        Class::Pass(PassReason::GroupMembership)
+    } else {
+        Class::Datagram
     }
-    if MLD.contains(&message) {
-        return Err(Class::Pass(PassReason::GroupMembership));
-    }
-    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,9 @@
 //! Ports: where frames come from and go to.
 
+pub mod pcap;
+pub mod spec;
+pub mod xsk;
+
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
@@ -40,13 +44,34 @@ pub enum PortError {
     },
 }
 
+/// Frame memory that a lane can give frames back to and write into.
+pub trait Memory: FrameStore {
+    /// Gives a frame's memory back.
+    fn recycle(&mut self, frame: Self::Frame);
+
+    /// Overwrites bytes of a frame, from offset `at`.
+    ///
+    /// # Panics
+    /// When the frame does not have these bytes.
+    fn write(&mut self, frame: &Self::Frame, at: usize, bytes: &[u8]);
+
+    /// Frames that exist.
+    fn total(&self) -> usize;
+
+    /// Frames that are free.
+    fn free(&self) -> usize;
+
+    /// Units of memory, as counted by `total`, that `frame` occupies.
+    fn occupies(&self, frame: &Self::Frame) -> usize;
+}
+
 /// Where a lane receives frames from or releases frames to.
 ///
 /// Frames live in a store that all ports of a lane share; a port borrows the store for the
 /// length of a call. No call blocks.
 pub trait Port {
     /// The memory that the frames live in.
-    type Store: FrameStore;
+    type Store: Memory;
 
     /// Appends at most `limit` received frames to `into`.
     ///
@@ -76,6 +101,22 @@ pub trait Port {
     /// # Errors
     /// As [`Port::receive`].
     fn service(&mut self, store: &mut Self::Store) -> Result<(), PortError>;
+
+    /// Interface or socket, for people.
+    fn name(&self) -> &str;
+
+    /// False once the port's device is gone; checked now and then, because an idle socket on a
+    /// removed device reports no error.
+    fn is_alive(&self) -> bool;
+
+    /// Gives everything that is with the kernel back to `store` and closes the port.
+    fn close(self, store: &mut Self::Store);
+
+    /// Frames the kernel dropped because this port's rings had no room, since it was opened.
+    fn kernel_dropped(&self) -> u64;
+
+    /// Everything else that the port counts, for people.
+    fn statistics(&self) -> serde_json::Value;
 
     /// What an idle lane can wait on until the port is readable.
     fn descriptor(&self) -> BorrowedFd<'_>;

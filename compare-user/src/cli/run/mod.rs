@@ -1,0 +1,181 @@
+//! `colo-xdp run`: compare two guests' egress and release what matches.
+
+mod assembly;
+mod steering;
+mod supervisor;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{Failure, duration};
+use crate::compare::AckGate;
+use crate::kernel::{BypassRule, EmptySlot};
+use crate::lane::Polling;
+use crate::port::spec::XdpSpec;
+
+/// Compare two guests' egress and release what matches.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  colo-xdp run --primary xdp:tap0 --secondary xdp:vxlan0 --out xdp:eth0 \\
+      --control /run/colo-xdp.sock --core 3
+  colo-xdp ctl --control /run/colo-xdp.sock status
+
+PORT is xdp:DEVICE[,queues=A-B][,mode=auto|native|generic][,zerocopy=auto|on|off].
+Durations take a unit; a bare number is milliseconds.")]
+pub(super) struct Args {
+    /// Where the primary guest's egress comes from.
+    #[arg(long, value_name = "PORT")]
+    primary: XdpSpec,
+    /// Where the secondary guest's egress comes from.
+    #[arg(long, value_name = "PORT")]
+    secondary: XdpSpec,
+    /// Where released frames go.
+    #[arg(long, value_name = "PORT")]
+    out: XdpSpec,
+    /// Control socket for `ctl`; made with mode 0600.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Print events as JSON, one object per line.
+    #[arg(long)]
+    json: bool,
+    /// Spin, or sleep when there is nothing to do.
+    #[arg(long, value_enum, default_value = "adaptive")]
+    poll: Poll,
+    /// Core to pin the lane to.
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Frames of memory shared by all devices.
+    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
+    frames: u32,
+    /// Bytes per frame of memory; longer frames take several.
+    #[arg(long, value_name = "BYTES", default_value_t = 2048, value_parser = frame_size)]
+    frame_size: u32,
+    /// What happens to the guests' frames after a crash: nothing leaves, or the kernel takes them.
+    #[arg(long, value_enum, default_value = "closed")]
+    on_exit: OnExit,
+    /// After a clean exit too, let nothing leave until the next start.
+    #[arg(long)]
+    keep_closed: bool,
+    /// Start without comparing: the primary's frames pass in the kernel until `ctl rearm`.
+    #[arg(long)]
+    standalone: bool,
+    /// Flows that pass uncompared in the kernel, such as proto=udp,port=53; repeatable.
+    #[arg(long, value_name = "RULE")]
+    bypass: Vec<BypassRule>,
+    /// `off` releases everything uncompared from user space: the floor for benchmarks.
+    #[arg(long, value_enum, default_value = "on", hide = true)]
+    compare: OnOff,
+    /// Age at which a held frame is a divergence.
+    #[arg(long, value_name = "TIME", default_value = "3000", value_parser = duration::parse_timeout)]
+    compare_timeout: Duration,
+    /// Frames held per flow and side.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
+    max_queue_size: u16,
+    /// While a checkpoint is outstanding, ask again this often.
+    #[arg(long, value_name = "TIME", default_value = "1000", value_parser = duration::parse_timeout)]
+    expired_scan_cycle: Duration,
+    /// How long a secondary datagram may be out of order; 0 reports at once.
+    #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = duration::parse)]
+    reorder_grace: Duration,
+    /// Which primary segments wait for the secondary's acknowledgement.
+    #[arg(long, value_enum, default_value = "payload")]
+    ack_gate: Gate,
+    /// Flows tracked at once.
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    max_flows: u32,
+    /// Let the XDP programs log what they do not steer.
+    #[arg(long)]
+    debug_xdp: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Poll {
+    Busy,
+    Adaptive,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnExit {
+    Closed,
+    Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Gate {
+    Payload,
+    All,
+}
+
+fn frame_size(text: &str) -> Result<u32, String> {
+    match text {
+        "2048" => Ok(2048),
+        "4096" => Ok(4096),
+        _ => Err("must be 2048 or 4096".into()),
+    }
+}
+
+impl Args {
+    fn polling(&self) -> Polling {
+        match self.poll {
+            Poll::Busy => Polling::Busy,
+            Poll::Adaptive => Polling::Adaptive,
+        }
+    }
+
+    fn empty_slot(&self) -> EmptySlot {
+        match self.on_exit {
+            OnExit::Closed => EmptySlot::Drop,
+            OnExit::Open => EmptySlot::Pass,
+        }
+    }
+
+    fn ack_gate(&self) -> AckGate {
+        match self.ack_gate {
+            Gate::Payload => AckGate::Payload,
+            Gate::All => AckGate::All,
+        }
+    }
+
+    /// Rejects what the parts allow and the whole does not.
+    fn check(&self) -> Result<(), Failure> {
+        let devices = [
+            ("--primary", &self.primary.device),
+            ("--secondary", &self.secondary.device),
+            ("--out", &self.out.device),
+        ];
+        for (index, (option, device)) in devices.iter().enumerate() {
+            if let Some((other, _)) = devices[..index].iter().find(|(_, seen)| seen == device) {
+                return Err(Failure::usage(format!(
+                    "{other} and {option} both name {device}: each port needs a device of its own"
+                )));
+            }
+        }
+        if let Some(core) = self.core {
+            let cores = core_affinity::get_core_ids().unwrap_or_default();
+            if !cores.iter().any(|known| known.id == core) {
+                let known: Vec<String> = cores.iter().map(|core| core.id.to_string()).collect();
+                return Err(Failure::usage(format!(
+                    "--core {core}: this process may run on cores {}",
+                    known.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    args.check()?;
+    let assembled = assembly::assemble(args)?;
+    supervisor::supervise(args, assembled)
+}

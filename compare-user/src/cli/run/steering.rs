@@ -1,0 +1,201 @@
+//! The XDP programs of a running comparator: one on each guest-facing device, and the sockets
+//! they steer to.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use crossbeam_channel::{Receiver, Sender};
+use serde_json::{Value, json};
+
+use super::Args;
+use crate::compare::Side;
+use crate::kernel::{
+    AttachOptions, BypassRule, DEFAULT_PIN_DIRECTORY, Device, KernelError, Role, Standalone, Steer,
+};
+
+/// A socket that was opened for a queue of a device and is to be steered to.
+pub(super) struct Opened {
+    pub(super) device: String,
+    pub(super) queue: u32,
+    pub(super) socket: OwnedFd,
+}
+
+struct Gate {
+    side: Side,
+    options: AttachOptions,
+    /// Gone while the device is.
+    steer: Option<Steer>,
+}
+
+/// Both programs.
+pub(super) struct Steering {
+    gates: Vec<Gate>,
+    output: String,
+    output_lost: bool,
+    opened: Receiver<Opened>,
+    /// For the openers of ports.
+    pub(super) opener: Sender<Opened>,
+    pub(super) standalone: Standalone,
+    pub(super) survivor: Side,
+}
+
+impl Steering {
+    /// Attaches to both devices. Until sockets are registered, frames go where `--on-exit` says.
+    pub(super) fn attach(args: &Args) -> Result<Self, KernelError> {
+        let output = Device::find(&args.out.device)?;
+        let sides = [
+            (Side::Primary, Role::Primary, &args.primary),
+            (Side::Secondary, Role::Secondary, &args.secondary),
+        ];
+        let mut gates = Vec::new();
+        for (side, role, spec) in sides {
+            let options = AttachOptions {
+                device: spec.device.clone(),
+                mode: spec.mode,
+                empty_slot: args.empty_slot(),
+                role,
+                output: Some(output.index),
+                pin: Some(DEFAULT_PIN_DIRECTORY.into()),
+                debug: args.debug_xdp,
+            };
+            let mut steer = Steer::attach(&options)?;
+            steer.set_bypass(&args.bypass)?;
+            gates.push(Gate { side, options, steer: Some(steer) });
+        }
+        let (opener, opened) = crossbeam_channel::unbounded();
+        Ok(Self {
+            gates,
+            output: output.name,
+            output_lost: false,
+            opened,
+            opener,
+            standalone: Standalone::Off,
+            survivor: Side::Primary,
+        })
+    }
+
+    /// How each program is attached, for people.
+    pub(super) fn obtained(&self) -> impl Iterator<Item = (&str, String)> {
+        self.steers().map(|steer| {
+            let adopted = if steer.adopted() { ", taken over" } else { "" };
+            (steer.device().name.as_str(), format!("{}{adopted}", steer.mode()))
+        })
+    }
+
+    fn steers(&self) -> impl Iterator<Item = &Steer> {
+        self.gates.iter().filter_map(|gate| gate.steer.as_ref())
+    }
+
+    /// Steers to every socket that was opened since the last call.
+    pub(super) fn register_opened(&mut self) -> Result<(), KernelError> {
+        for opened in self.opened.try_iter() {
+            let gate = self.gates.iter_mut().find(|gate| gate.options.device == opened.device);
+            if let Some(steer) = gate.and_then(|gate| gate.steer.as_mut()) {
+                steer.register_socket(opened.queue, opened.socket.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A device is gone, and its program with it.
+    pub(super) fn lose(&mut self, device: &str) {
+        if device == self.output {
+            self.output_lost = true;
+        }
+        for gate in self.gates.iter_mut().filter(|gate| gate.options.device == device) {
+            gate.steer = None;
+        }
+    }
+
+    /// Attaches again to devices that came back. True if a port can be opened now.
+    pub(super) fn restore(&mut self, args: &Args, rules: &[BypassRule]) -> bool {
+        let mut any = false;
+        if self.output_lost
+            && let Ok(output) = Device::find(&args.out.device)
+        {
+            self.output_lost = false;
+            any = true;
+            for gate in &mut self.gates {
+                gate.options.output = Some(output.index);
+                if let Some(steer) = &mut gate.steer
+                    && let Err(error) = steer.set_output(output.index)
+                {
+                    tracing::warn!(%error, "forwarding to the output device that came back");
+                }
+            }
+        }
+        for gate in self.gates.iter_mut().filter(|gate| gate.steer.is_none()) {
+            let attached = Steer::attach(&gate.options).and_then(|mut steer| {
+                steer.set_bypass(rules)?;
+                Ok(steer)
+            });
+            match attached {
+                Ok(steer) => {
+                    gate.steer = Some(steer);
+                    any = true;
+                }
+                Err(KernelError::NoDevice { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, device = gate.options.device, "attaching again");
+                }
+            }
+        }
+        any
+    }
+
+    /// True when no device is missing.
+    pub(super) fn all_open(&self) -> bool {
+        !self.output_lost && self.gates.iter().all(|gate| gate.steer.is_some())
+    }
+
+    /// Tells both programs whether the kernel forwards by itself.
+    pub(super) fn apply_standalone(&mut self) -> Result<(), KernelError> {
+        let (standalone, survivor) = (self.standalone, self.survivor);
+        for gate in &mut self.gates {
+            if let Some(steer) = &mut gate.steer {
+                let lost = standalone == Standalone::Forward && gate.side != survivor;
+                steer.set_standalone(if lost { Standalone::Drop } else { standalone })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_bypass(&mut self, rules: &[BypassRule]) -> Result<(), KernelError> {
+        for steer in self.gates.iter_mut().filter_map(|gate| gate.steer.as_mut()) {
+            steer.set_bypass(rules)?;
+        }
+        Ok(())
+    }
+
+    /// What each program counted, by device and outcome.
+    pub(super) fn outcomes(&self) -> Result<Value, String> {
+        let mut devices = serde_json::Map::new();
+        for steer in self.steers() {
+            let outcomes = steer.outcomes().map_err(|error| error.to_string())?;
+            let counts: serde_json::Map<String, Value> = outcomes
+                .iter()
+                .map(|(outcome, tally)| {
+                    let counts = json!({ "packets": tally.packets, "bytes": tally.bytes });
+                    (outcome.name().to_owned(), counts)
+                })
+                .collect();
+            devices.insert(steer.device().name.clone(), Value::Object(counts));
+        }
+        Ok(Value::Object(devices))
+    }
+
+    pub(super) fn drain_debug_logs(&mut self) {
+        for steer in self.gates.iter_mut().filter_map(|gate| gate.steer.as_mut()) {
+            steer.drain_debug_log();
+        }
+    }
+
+    /// Leaves both devices as they were found.
+    pub(super) fn detach(&mut self) -> Result<(), KernelError> {
+        for gate in &mut self.gates {
+            if let Some(steer) = gate.steer.take() {
+                steer.detach()?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! Beside the lane: events, requests, signals, devices that come back, the orderly end.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, never, select};
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::Args;
+use super::assembly::{Assembled, LaneHandle};
+use super::steering::Steering;
+use crate::cli::Failure;
+use crate::compare::Side;
+use crate::control::{Call, Request, Server};
+use crate::kernel::{BypassRule, Standalone};
+use crate::lane::{Command, Flushed};
+use crate::observe::Event;
+
+/// How often lost devices are looked for.
+const SEARCH: Duration = Duration::from_millis(100);
+
+/// Longest wait for a lane's answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+struct Supervisor<'a> {
+    args: &'a Args,
+    steering: Steering,
+    lane: LaneHandle,
+    rules: Vec<BypassRule>,
+    /// A port was lost and is not back.
+    searching: bool,
+}
+
+/// Runs until a signal asks for the end, then flushes, detaches and sums up.
+pub(super) fn supervise(args: &Args, assembled: Assembled) -> Result<ExitCode, Failure> {
+    let Assembled { steering, lane, events, obtained } = assembled;
+    let signals = watch_signals()?;
+    let (server, calls) = start_control(args)?;
+    let mut supervisor =
+        Supervisor { args, steering, lane, rules: args.bypass.clone(), searching: false };
+    if args.standalone {
+        supervisor.failover(Side::Primary).map_err(Failure::runtime)?;
+    }
+    let control = args.control.as_ref().map(|path| path.display().to_string());
+    tell(args.json, &Event::Ready { ports: obtained, control });
+    let ended = supervisor.watch(&events, &calls, &signals);
+    drop(server);
+    match ended {
+        Ok(()) => supervisor.end(&events),
+        // As after a crash: what is pinned stays and lets nothing leave uncompared.
+        Err(failure) => Err(supervisor.lane.stop().err().unwrap_or(failure)),
+    }
+}
+
+fn watch_signals() -> Result<Receiver<i32>, Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| Failure::runtime(format!("watching signals: {error}")))?;
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            let _ = sender.try_send(signal);
+        }
+    });
+    Ok(receiver)
+}
+
+fn start_control(args: &Args) -> Result<(Option<Server>, Receiver<Call>), Failure> {
+    let Some(path) = &args.control else {
+        return Ok((None, never()));
+    };
+    let (sender, calls) = crossbeam_channel::bounded(16);
+    let server = Server::start(path, sender)
+        .map_err(|error| Failure::runtime(format!("control socket {}: {error}", path.display())))?;
+    Ok((Some(server), calls))
+}
+
+impl Supervisor<'_> {
+    fn watch(
+        &mut self,
+        events: &Receiver<Event>,
+        calls: &Receiver<Call>,
+        signals: &Receiver<i32>,
+    ) -> Result<(), Failure> {
+        loop {
+            select! {
+                recv(events) -> event => match event {
+                    Ok(event) => self.heed(&event),
+                    Err(_) => return Err(Failure::runtime("the lane ended by itself")),
+                },
+                recv(calls) -> call => if let Ok(call) = call {
+                    let answer = self.answer(call.request);
+                    let _ = call.reply.send(answer);
+                },
+                recv(signals) -> _ => return Ok(()),
+                default(SEARCH) => {}
+            }
+            if self.searching {
+                self.search();
+            }
+            self.steering.drain_debug_logs();
+        }
+    }
+
+    fn heed(&mut self, event: &Event) {
+        tell(self.args.json, event);
+        if let Event::PortLost { device, .. } = event {
+            self.steering.lose(device);
+            self.searching = true;
+        }
+    }
+
+    /// Looks for devices that came back.
+    fn search(&mut self) {
+        let ready = self.steering.restore(self.args, &self.rules);
+        if !ready {
+            return;
+        }
+        let reopened = self.lane.ask(Command::Reopen, ANSWER);
+        if reopened.is_err() {
+            return;
+        }
+        let registered = self.steering.register_opened();
+        self.searching = !self.steering.all_open() || registered.is_err();
+        if let Err(error) = registered {
+            tracing::warn!(%error, "registering a reopened socket");
+        }
+        if self.steering.standalone != Standalone::Off
+            && let Err(error) = self.steering.apply_standalone()
+        {
+            tracing::warn!(%error, "standalone on a device that came back");
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Value, String> {
+        match request {
+            Request::Status => {
+                let status = self.lane.ask(Command::Status, ANSWER)?;
+                let mut value = serde_json::to_value(&*status).map_err(|e| e.to_string())?;
+                value["steer"] = self.steering.outcomes()?;
+                Ok(value)
+            }
+            Request::Flows { limit } => {
+                let flows = self.lane.ask(|reply| Command::Flows(limit, reply), ANSWER)?;
+                Ok(json!({ "flows": flows }))
+            }
+            Request::Checkpoint => Ok(flushed(self.lane.ask(Command::Checkpoint, ANSWER)?)),
+            Request::Failover { survivor } => self.failover(survivor).map(flushed),
+            Request::Rearm => self.rearm(),
+            Request::BypassAdd { rule } => {
+                let rule: BypassRule = parse(&rule)?;
+                let mut rules = self.rules.clone();
+                if !rules.contains(&rule) {
+                    rules.push(rule);
+                }
+                self.bypass(rules)
+            }
+            Request::BypassDelete { rule } => {
+                let rule: BypassRule = parse(&rule)?;
+                let mut rules = self.rules.clone();
+                rules.retain(|known| *known != rule);
+                if rules.len() == self.rules.len() {
+                    return Err(format!("no such rule: {rule}"));
+                }
+                self.bypass(rules)
+            }
+            Request::BypassList => Ok(self.listed_rules()),
+        }
+    }
+
+    /// What was held leaves first; only then does the kernel forward by itself.
+    fn failover(&mut self, survivor: Side) -> Result<Flushed, String> {
+        let flushed = self.lane.ask(|reply| Command::Failover(survivor, reply), ANSWER)?;
+        self.steering.survivor = survivor;
+        self.steering.standalone = Standalone::Forward;
+        self.steering.apply_standalone().map_err(|error| error.to_string())?;
+        Ok(flushed)
+    }
+
+    /// The lane compares again before the kernel steers to it again.
+    fn rearm(&mut self) -> Result<Value, String> {
+        self.lane.ask(Command::Rearm, ANSWER)?;
+        self.steering.standalone = Standalone::Off;
+        self.steering.apply_standalone().map_err(|error| error.to_string())?;
+        Ok(json!({}))
+    }
+
+    fn bypass(&mut self, rules: Vec<BypassRule>) -> Result<Value, String> {
+        self.steering.set_bypass(&rules).map_err(|error| error.to_string())?;
+        self.rules = rules;
+        Ok(self.listed_rules())
+    }
+
+    fn listed_rules(&self) -> Value {
+        json!({ "rules": self.rules.iter().map(BypassRule::to_string).collect::<Vec<_>>() })
+    }
+
+    /// Detaches first, so that no frame reaches a ring that nobody reads any more; then the lane
+    /// takes what is in the rings, flushes and sends.
+    fn end(mut self, events: &Receiver<Event>) -> Result<ExitCode, Failure> {
+        if !self.args.keep_closed {
+            self.steering.detach()?;
+        }
+        let status = self.lane.stop();
+        for event in events.try_iter() {
+            tell(self.args.json, &event);
+        }
+        let status = status?;
+        let frames_unaccounted = status.frames.unaccounted;
+        tell(self.args.json, &Event::Summary { status, frames_unaccounted });
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn tell(json: bool, event: &Event) {
+    if !json {
+        println!("{event}");
+        return;
+    }
+    match serde_json::to_string(event) {
+        Ok(line) => println!("{line}"),
+        Err(error) => tracing::error!(%error, "an event cannot be written as JSON"),
+    }
+}
+
+fn flushed(flushed: Flushed) -> Value {
+    json!({ "released": flushed.released, "dropped": flushed.dropped })
+}
+
+fn parse(rule: &str) -> Result<BypassRule, String> {
+    rule.parse().map_err(|error: crate::kernel::RuleError| error.to_string())
+}

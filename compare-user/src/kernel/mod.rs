@@ -1,0 +1,25 @@
+//! The kernel's side: load the XDP programs, attach them, hand them sockets and rules.
+//!
+//! [`Steer`] is the program on a guest-facing device or on the link; [`Pass`] the one that makes a
+//! device accept redirected frames; [`device`] what there is to know about a device, and the claim
+//! that keeps a second instance off it; [`probe`] what this kernel and this process can do.
+
+mod attach;
+mod attached;
+mod bpffs;
+pub mod device;
+mod error;
+mod netlink;
+mod object;
+pub mod probe;
+mod rule;
+mod steer;
+
+pub use attach::{AttachedMode, Mode, Pass};
+pub use attached::{Attached, XdpFeatures};
+pub use bpffs::DEFAULT_PIN_DIRECTORY;
+pub use compare_ebpf::{Outcome, Standalone, Tally};
+pub use device::{Claim, Device};
+pub use error::{FaultKind, KernelError};
+pub use rule::{BypassRule, RuleError};
+pub use steer::{AttachOptions, EmptySlot, Outcomes, Role, Steer};

@@ -1,0 +1,9 @@
+//! The kernel side against the real kernel: devices in a network namespace of each test's own.
+#![allow(clippy::unwrap_used, reason = "a step that fails is the test's failure")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "skips and measurements are said")]
+
+mod adoption;
+mod attaching;
+mod network;
+mod rules;
+mod steering;

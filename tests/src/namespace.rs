@@ -1,0 +1,191 @@
+//! A network namespace that removes itself.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sched::{CloneFlags, setns};
+
+use crate::Result;
+use crate::leftovers::{self, Leftover, NAMESPACE_PREFIX, NETNS_DIRECTORY};
+use crate::process::run_to_end;
+
+/// How long `ip` or `ethtool` may take: milliseconds, unless the machine is very busy.
+const COMMAND: Duration = Duration::from_secs(30);
+
+/// A named network namespace; dropping it removes it and every device in it.
+///
+/// IPv6 is off in it, so that no router solicitation or duplicate address detection mixes with
+/// the frames of a test, and bridges do not look into the frames that they forward.
+///
+/// It is entered with `setns` on a thread made for the purpose, never with `ip netns exec`: that
+/// one remounts `/sys` and hides the BPF file system.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    file: File,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl Namespace {
+    /// Makes a namespace; `role` is the last part of its name.
+    ///
+    /// # Errors
+    /// Without root, or when `ip` is missing.
+    pub fn new(role: &str) -> Result<Self> {
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{NAMESPACE_PREFIX}{}-{serial}-{role}", std::process::id());
+        leftovers::remember(Leftover::Namespace(name.clone()));
+        let made = succeed(Command::new("ip").args(["netns", "add", &name]), None)
+            .and_then(|_| Ok(File::open(Path::new(NETNS_DIRECTORY).join(&name))?));
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                leftovers::forget(&Leftover::Namespace(name.clone()));
+                return Err(error.context(format!("cannot make network namespace {name}")));
+            }
+        };
+        let namespace = Self { name, file };
+        namespace.quieten()?;
+        Ok(namespace)
+    }
+
+    /// The name under which `ip netns` knows it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that `nsenter --net=` takes.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new(NETNS_DIRECTORY).join(&self.name)
+    }
+
+    /// Runs `work` inside, on a thread of its own. Sockets and child processes that it makes stay
+    /// in the namespace; `/proc/self` and `/sys/class/net` do not follow.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or `work` fails.
+    ///
+    /// # Panics
+    /// When `work` does.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET)
+                    .with_context(|| format!("cannot enter network namespace {}", self.name))?;
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs a command inside to its end.
+    ///
+    /// # Errors
+    /// When it cannot start or exits with a failure; its stderr is in the message.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Result<Output> {
+        self.run(|| succeed(Command::new(program).args(arguments), None))
+    }
+
+    /// Runs lines of `ip` commands inside, in one process.
+    ///
+    /// # Errors
+    /// When one of them fails; the ones after it are not run.
+    pub fn ip(&self, lines: &str) -> Result {
+        self.run(|| succeed(Command::new("ip").args(["-batch", "-"]), Some(lines)))
+            .with_context(|| format!("in network namespace {}: {}", self.name, lines.trim()))?;
+        Ok(())
+    }
+
+    fn quieten(&self) -> Result {
+        const OFF: [(&str, &str); 4] = [
+            ("ipv6/conf/all/disable_ipv6", "1"),
+            ("ipv6/conf/default/disable_ipv6", "1"),
+            // Otherwise a bridge trims padding and drops what is malformed.
+            ("bridge/bridge-nf-call-iptables", "0"),
+            ("bridge/bridge-nf-call-ip6tables", "0"),
+        ];
+        self.run(|| {
+            for (name, value) in OFF {
+                let path = Path::new("/proc/sys/net").join(name);
+                // A kernel without the feature has no such file.
+                if path.exists() {
+                    std::fs::write(&path, value)
+                        .with_context(|| format!("cannot write {}", path.display()))?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        leftovers::delete_namespace(&self.name);
+        leftovers::forget(&Leftover::Namespace(self.name.clone()));
+    }
+}
+
+/// Runs `command` to its successful end in the caller's namespace, feeding it `input`.
+fn succeed(command: &mut Command, input: Option<&str>) -> Result<Output> {
+    let output = run_to_end(command, input, COMMAND)?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}", output.status, message.trim());
+    }
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::needs_root;
+
+    #[test]
+    fn devices_made_inside_are_not_visible_outside_and_go_with_it() -> Result {
+        needs_root!();
+        let outside = std::fs::read_to_string("/proc/net/dev")?;
+        let namespace = Namespace::new("unit")?;
+        namespace.ip("link add inside0 type veth peer name inside1")?;
+        let listing =
+            namespace.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        assert!(listing.contains("inside0"), "{listing}");
+        assert!(!outside.contains("inside0"));
+        let path = namespace.path();
+        drop(namespace);
+        assert!(!path.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn a_panic_removes_the_namespace() -> Result {
+        needs_root!();
+        let path = std::sync::Mutex::new(PathBuf::new());
+        let panicked = std::panic::catch_unwind(|| {
+            let namespace = Namespace::new("panic").expect("root can make namespaces");
+            path.lock().expect("not poisoned yet").clone_from(&namespace.path());
+            assert!(namespace.path().as_os_str().is_empty(), "the panic that this test wants");
+        });
+        assert!(panicked.is_err());
+        let path = path.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        assert!(!path.as_os_str().is_empty() && !path.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn a_failing_command_says_what_failed() -> Result {
+        needs_root!();
+        let namespace = Namespace::new("failing")?;
+        let error = namespace.ip("link set nosuch up").expect_err("there is no such device");
+        let message = format!("{error:#}");
+        assert!(message.contains("nosuch") && message.contains(namespace.name()), "{message}");
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! Child processes with an end.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::Result;
+
+/// Between two looks at a child.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Runs `command` to its end, whatever its status, and kills it after `within`.
+pub(crate) fn run_to_end(
+    command: &mut Command,
+    input: Option<&str>,
+    within: Duration,
+) -> Result<Output> {
+    let what = format!("{command:?}");
+    let mut child = command
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {what}"))?;
+    let mut stdout = child.stdout.take().context("stdout is piped")?;
+    let mut stderr = child.stderr.take().context("stderr is piped")?;
+    let (status, stdout, stderr) = thread::scope(|scope| -> Result<_> {
+        let out = scope.spawn(move || read_to_end(&mut stdout));
+        let err = scope.spawn(move || read_to_end(&mut stderr));
+        if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
+            pipe.write_all(input.as_bytes())?;
+        }
+        let status = wait(&mut child, within)?;
+        if status.is_none() {
+            child.kill()?;
+            child.wait()?;
+        }
+        let join =
+            |reader: thread::ScopedJoinHandle<'_, Vec<u8>>| reader.join().unwrap_or_default();
+        Ok((status, join(out), join(err)))
+    })?;
+    let Some(status) = status else {
+        bail!("{what} still ran after {within:?}: {}", String::from_utf8_lossy(&stderr));
+    };
+    Ok(Output { status, stdout, stderr })
+}
+
+fn read_to_end(pipe: &mut impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = pipe.read_to_end(&mut bytes);
+    bytes
+}
+
+/// Waits for the end of `child`; none when `within` passes first.
+pub(crate) fn wait(child: &mut Child, within: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn output_beyond_a_pipes_size_comes_whole() -> Result {
+        let output = run_to_end(
+            &mut shell("head -c 300000 /dev/zero; exit 3"),
+            None,
+            Duration::from_secs(9),
+        )?;
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 300_000));
+        Ok(())
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_killed() {
+        let started = Instant::now();
+        let error = run_to_end(&mut shell("exec sleep 30"), None, Duration::from_millis(50))
+            .expect_err("it sleeps");
+        assert!(error.to_string().contains("still ran"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+}
