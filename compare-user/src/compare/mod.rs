@@ -110,7 +110,7 @@ impl<F> Comparator<F> {
             table_reported: false,
             contested: VecDeque::with_capacity(config.held_limit as usize),
             standalone: None,
-            batch: Vec::with_capacity(BATCH),
+            batch: vec![(Headers::UNKNOWN, 0); BATCH],
             config,
         }
     }
@@ -181,15 +181,14 @@ impl<F> Comparator<F> {
         let mut batch = std::mem::take(&mut self.batch);
         let mut rest = frames.drain(..);
         while !rest.as_slice().is_empty() {
-            batch.clear();
-            let window = rest.as_slice().iter().take(BATCH);
-            batch.extend(window.map(|frame| {
-                let headers = Headers::parse(store, frame);
-                let hash = self.flows.hash(&headers.key);
-                (headers, hash)
-            }));
-            self.warm(&batch);
-            for ((headers, hash), frame) in batch.iter().zip(rest.by_ref()) {
+            let taken = rest.as_slice().len().min(BATCH);
+            let entries = &mut batch[..taken];
+            for ((headers, hash), frame) in entries.iter_mut().zip(rest.as_slice()) {
+                headers.parse_again(store, frame);
+                *hash = self.flows.hash(&headers.key);
+            }
+            self.warm(entries);
+            for ((headers, hash), frame) in entries.iter().zip(rest.by_ref()) {
                 self.judge(side, frame, headers, *hash, turn);
             }
         }
