@@ -51,13 +51,8 @@ impl Segment {
     const EMPTY: Self =
         Self { start: Sequence(0), end: Sequence(0), acknowledgement: Sequence(0), flags: 0 };
 
-    pub(super) const FIN: u8 = 0x01;
-    pub(super) const SYN: u8 = 0x02;
-    pub(super) const RST: u8 = 0x04;
-    pub(super) const ACK: u8 = 0x10;
-
     pub(super) fn new(headers: &Headers, fields: &TcpFields) -> Self {
-        let syn = u32::from(fields.flags & Self::SYN != 0);
+        let syn = u32::from(fields.flags & TcpFields::SYN != 0);
         let start = Sequence(fields.sequence).advanced(syn);
         Self {
             start,
