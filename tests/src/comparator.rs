@@ -100,7 +100,13 @@ impl Launch {
     /// `colo-xdp run` between the devices of `topology`.
     #[must_use]
     pub fn on(topology: &Topology) -> Self {
-        let ports = Role::ALL.map(|role| format!("xdp:{}", topology.device(role)));
+        Self::between(Role::ALL.map(|role| topology.device(role)))
+    }
+
+    /// `colo-xdp run` between these devices: primary, secondary, output.
+    #[must_use]
+    pub fn between(devices: [&str; 3]) -> Self {
+        let ports = devices.map(|device| format!("xdp:{device}"));
         Self { binary: binary(), ports, options: Vec::new() }
     }
 
@@ -235,6 +241,26 @@ impl Comparator {
         });
         let unread = VecDeque::new();
         Ok(Self { child, control, events, unread, log, directory, stopped: false })
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Processor time it has used, user and system together, to a hundredth of a second.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.id());
+        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        // After the name, which may itself have brackets; USER_HZ is 100 wherever Linux runs.
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 =
+            fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// Its control side.

@@ -25,6 +25,7 @@ pub mod segment;
 pub mod stage;
 mod tap;
 pub mod topology;
+pub mod wires;
 
 pub use capture::Capture;
 pub use comparator::{Comparator, Launch, Outcome};
@@ -34,6 +35,7 @@ pub use packet::Packet;
 pub use segment::Segment;
 pub use stage::Stage;
 pub use topology::{Attachment, Plan, Role, Topology};
+pub use wires::Wires;
 
 /// What harness operations return: an error says which device, namespace or frame it was about.
 pub type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;

@@ -5,6 +5,7 @@
     reason = "a command-line tool: text on the terminal is what it makes"
 )]
 
+mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
@@ -73,6 +74,9 @@ enum Task {
     Demo(demo::Options),
     /// Check formatting and lints, and run every test
     Test(test::Options),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn run(task: Task) -> anyhow::Result<()> {
@@ -89,6 +93,10 @@ fn run(task: Task) -> anyhow::Result<()> {
             demo::run(&options, &release::build()?)?;
         }
         Task::Test(options) => test::run(&options)?,
+        Task::Bench(bench::Bench::Xdp(options)) => {
+            build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
+            bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
+        }
     }
     Ok(())
 }
