@@ -6,6 +6,7 @@
 //! side talks to it through channels, which cost an idle lane one atomic load a turn.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,14 +30,11 @@ const TICK: Duration = Duration::from_millis(1);
 /// How often a port is asked whether its device still exists.
 const LIFE_CHECK: Duration = Duration::from_millis(50);
 
-/// How long an adaptive lane spins without work before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
-
 /// How long a stopping lane waits for the kernel to send what was released.
 const DRAIN: Duration = Duration::from_millis(300);
 
-/// What a sleeping lane waits on at most: the doorbell and eight queues of each side.
-const WAITS: usize = 17;
+/// What a sleeping lane waits on at most: the doorbell, eight queues of each side, the output.
+const WAITS: usize = 18;
 
 /// How a lane waits for frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +105,7 @@ impl<P: Port> Berth<P> {
         PortStatus {
             name: self.name.clone(),
             role: self.role(),
-            up: port.is_some(),
+            up: port.is_some_and(Port::is_up),
             kernel_dropped: self.kernel_dropped(),
             statistics: port.map(Port::statistics).unwrap_or_default(),
         }
@@ -126,8 +124,13 @@ pub struct LaneOptions {
     /// False: release every primary frame and drop every secondary one without looking at
     /// them, to measure what the path costs without comparison.
     pub compare: bool,
-    /// Longest frame that the output device sends; longer ones are dropped and counted.
-    pub longest: usize,
+    /// Lengths of frames that the output sends; others are dropped and counted.
+    pub lengths: RangeInclusive<usize>,
+    /// Whether checksums that a guest left to offload hardware are completed. Not where the
+    /// output carries the header in which the guest says so.
+    pub complete_checksums: bool,
+    /// How long an adaptive lane spins without work before it sleeps.
+    pub spin: Duration,
 }
 
 /// Collects what the comparator decides during a turn.
@@ -197,6 +200,8 @@ pub struct Lane<P: Port> {
     next_life_check: Instant,
     checksums_completed: u64,
     oversized: u64,
+    runts: u64,
+    unsent: u64,
     stopping: bool,
 }
 
@@ -234,6 +239,8 @@ impl<P: Port> Lane<P> {
             next_life_check: now + LIFE_CHECK,
             checksums_completed: 0,
             oversized: 0,
+            runts: 0,
+            unsent: 0,
             stopping: false,
         }
     }
@@ -249,7 +256,7 @@ impl<P: Port> Lane<P> {
                 continue;
             }
             let idle = now.duration_since(*idle_since.get_or_insert(now));
-            if self.options.polling == Polling::Adaptive && idle >= SPIN {
+            if self.options.polling == Polling::Adaptive && idle >= self.options.spin {
                 self.sleep();
             } else {
                 std::hint::spin_loop();
@@ -272,8 +279,7 @@ impl<P: Port> Lane<P> {
             }
         }
         self.carry_out();
-        worked |= !self.outbox.is_empty() && self.output.port.is_some();
-        self.send();
+        worked |= self.send();
         self.service();
         worked
     }
@@ -286,15 +292,13 @@ impl<P: Port> Lane<P> {
     fn receive_all(&mut self, now: Timestamp) -> bool {
         let mut worked = false;
         for index in 0..self.inputs.len() {
+            if self.is_held_back(&self.inputs[index]) {
+                continue;
+            }
             let berth = &mut self.inputs[index];
             let (Some(side), Some(port)) = (berth.side, berth.port.as_mut()) else {
                 continue;
             };
-            // Back-pressure: while the output takes nothing, the primary's ring fills and the
-            // kernel counts what it drops. What was released is never dropped for newer frames.
-            if side == Side::Primary && self.outbox.len() >= self.store.total() / 8 {
-                continue;
-            }
             let result = port.receive(&mut self.store, &mut self.received, BATCH);
             worked |= !self.received.is_empty();
             self.judge(side, now);
@@ -303,6 +307,30 @@ impl<P: Port> Lane<P> {
             }
         }
         worked
+    }
+
+    /// Back-pressure: whether frames of this port had better stay where they are.
+    ///
+    /// While the output takes nothing, the primary waits: a device's ring then fills and the
+    /// kernel counts what it drops; the peer of a socket waits. What was released is never dropped
+    /// for newer frames. Where it costs nothing, because the peer waits, a side that is ahead also
+    /// waits for the other when that one cannot come or when memory runs short, so that the frames
+    /// that would free memory find room.
+    fn is_held_back(&self, berth: &Berth<P>) -> bool {
+        let (total, free) = (self.store.total(), self.store.free());
+        let stuck = self.outbox.len() >= total / 8;
+        if !stuck && free >= total / 8 * 3 {
+            return false;
+        }
+        if stuck && berth.side == Some(Side::Primary) {
+            return true;
+        }
+        let counters = self.comparator.counters();
+        let is_ahead = match berth.side {
+            Some(Side::Primary) => counters.primary_held > counters.secondary_held,
+            _ => counters.secondary_held > counters.primary_held,
+        };
+        is_ahead && berth.port.as_ref().is_some_and(Port::has_back_pressure)
     }
 
     #[inline]
@@ -330,11 +358,11 @@ impl<P: Port> Lane<P> {
         }
         let mut released = std::mem::take(&mut self.decisions.released);
         for (frame, checksum) in released.drain(..) {
-            if self.store.len(&frame) > self.options.longest {
-                self.drop_oversized(frame);
+            if !self.options.lengths.contains(&self.store.len(&frame)) {
+                self.drop_unsendable(frame);
                 continue;
             }
-            if checksum == Checksum::Partial {
+            if checksum == Checksum::Partial && self.options.complete_checksums {
                 self.complete_checksum(&frame);
             }
             self.outbox.push_back(frame);
@@ -342,19 +370,24 @@ impl<P: Port> Lane<P> {
         self.decisions.released = released;
     }
 
-    /// Drops a frame that the output device would not send. Told once: the cause is a setting of
-    /// the guest, and the counter has the rest.
+    /// Drops a frame that the output would not send. Told once: the cause is a setting of the
+    /// guest, and the counter has the rest.
     #[cold]
-    fn drop_oversized(&mut self, frame: FrameOf<P>) {
-        if self.oversized == 0 {
-            tracing::warn!(
-                length = self.store.len(&frame),
-                longest = self.options.longest,
-                "a frame is longer than the output device sends and was dropped: turn off \
-                 segmentation offload in the guest (ethtool -K DEV tso off gso off)"
-            );
+    fn drop_unsendable(&mut self, frame: FrameOf<P>) {
+        let (length, longest) = (self.store.len(&frame), *self.options.lengths.end());
+        if length <= longest {
+            self.runts += 1;
+        } else {
+            if self.oversized == 0 {
+                tracing::warn!(
+                    length,
+                    longest,
+                    "a frame is longer than the output device sends and was dropped: turn off \
+                     segmentation offload in the guest (ethtool -K DEV tso off gso off)"
+                );
+            }
+            self.oversized += 1;
         }
-        self.oversized += 1;
         self.store.recycle(frame);
     }
 
@@ -368,16 +401,20 @@ impl<P: Port> Lane<P> {
         }
     }
 
-    fn send(&mut self) {
+    /// Sends what was released. True if there is a reason to try again at once: an output whose
+    /// peer has to take frames first says by itself when that is.
+    fn send(&mut self) -> bool {
         let Some(port) = self.output.port.as_mut() else {
-            return;
+            return false;
         };
         if self.outbox.is_empty() {
-            return;
+            return false;
         }
+        let again = !port.has_back_pressure();
         if let Err(error) = port.transmit(&mut self.store, &mut self.outbox) {
             self.lose_output(&error);
         }
+        again
     }
 
     fn service(&mut self) {
@@ -516,9 +553,11 @@ impl<P: Port> Lane<P> {
             counters,
             held: counters.held(),
             secondary_dropped: counters.discarded,
-            lost: counters.lost + input_dropped + self.oversized,
+            lost: counters.lost + input_dropped + self.oversized + self.runts + self.unsent,
             checksums_completed: self.checksums_completed,
             oversized: self.oversized,
+            runts: self.runts,
+            unsent: self.unsent,
             events_dropped: self.decisions.events_dropped,
             standalone: self.comparator.standalone(),
             checkpoint_outstanding: self.comparator.checkpoint_outstanding(),
@@ -553,18 +592,22 @@ impl<P: Port> Lane<P> {
         flows
     }
 
-    /// Sleeps until a port is readable, the doorbell rings or the next tick is due.
+    /// Sleeps until a port can go on, the doorbell rings or the next tick is due.
     fn sleep(&mut self) {
-        let ports = self.inputs.iter().filter_map(|berth| berth.port.as_ref());
-        let doorbell = self.doorbell.as_fd();
-        let mut waits = [const { None }; WAITS];
-        let descriptors = [doorbell].into_iter().chain(ports.map(Port::descriptor));
+        let doorbell = PollFd::new(self.doorbell.as_fd(), PollFlags::POLLIN);
+        let inputs = self.inputs.iter().filter(|berth| !self.is_held_back(berth));
+        let output = Some(&self.output)
+            .filter(|berth| berth.port.as_ref().is_some_and(Port::has_back_pressure));
+        let ports = inputs.chain(output).filter_map(|berth| berth.port.as_ref());
+        let mut set = [const { None }; WAITS];
         let mut count = 0;
-        for (wait, descriptor) in waits.iter_mut().zip(descriptors) {
+        for (wait, descriptor) in
+            set.iter_mut().zip([doorbell.clone()].into_iter().chain(ports.filter_map(Port::wait)))
+        {
             *wait = Some(descriptor);
             count += 1;
         }
-        let mut set = waits.map(|wait| PollFd::new(wait.unwrap_or(doorbell), PollFlags::POLLIN));
+        let mut set = set.map(|wait| wait.unwrap_or(doorbell.clone()));
         // An error here is an interruption; the next turn finds out whatever there is.
         let _ = nix::poll::poll(&mut set[..count], self.idle_timeout());
         if set[0].revents().is_some_and(|events| !events.is_empty()) {
@@ -599,6 +642,7 @@ impl<P: Port> Lane<P> {
             self.service();
             std::thread::yield_now();
         }
+        self.give_up_unsent();
         let status = self.status();
         for berth in self.inputs.drain(..).chain([self.output]) {
             if let Some(port) = berth.port {
@@ -606,6 +650,17 @@ impl<P: Port> Lane<P> {
             }
         }
         status
+    }
+
+    /// The output is away or too slow for an end in time: what it did not take is lost, counted.
+    fn give_up_unsent(&mut self) {
+        self.unsent = self.outbox.len() as u64;
+        if self.unsent > 0 {
+            tracing::warn!(frames = self.unsent, "the output did not take all released frames");
+        }
+        for frame in self.outbox.drain(..) {
+            self.store.recycle(frame);
+        }
     }
 
     fn unsent(&self) -> usize {

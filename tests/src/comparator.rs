@@ -110,6 +110,12 @@ impl Launch {
         Self { binary: binary(), ports, options: Vec::new() }
     }
 
+    /// `colo-xdp run` between these ports: primary, secondary, output.
+    #[must_use]
+    pub fn between(ports: [String; 3]) -> Self {
+        Self { binary: binary(), ports, options: Vec::new() }
+    }
+
     /// Another binary than [`binary`] names.
     #[must_use]
     pub fn binary(mut self, path: &Path) -> Self {
@@ -152,6 +158,19 @@ impl Launch {
     /// # Errors
     /// When it does not get ready; the message has its log.
     pub fn start(self, namespace: &Namespace) -> Result<Comparator> {
+        self.spawn(|command| namespace.run(|| Ok(command.spawn()?)))
+    }
+
+    /// As [`Launch::start`], in the namespace that the test itself is in: for ports that are no
+    /// devices.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start_here(self) -> Result<Comparator> {
+        self.spawn(|command| Ok(command.spawn()?))
+    }
+
+    fn spawn(self, spawn: impl FnOnce(&mut Command) -> Result<Child>) -> Result<Comparator> {
         let directory = TempDir::with_prefix("colo-")?;
         leftovers::remember(Leftover::Directory(directory.path().to_owned()));
         ensure_exists(&self.binary)?;
@@ -165,7 +184,7 @@ impl Launch {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C reaches the harness alone, which then stops things in order.
         command.process_group(0);
-        let child = namespace.run(|| command.spawn().context("cannot start colo-xdp"))?;
+        let child = spawn(&mut command).context("cannot start colo-xdp")?;
         leftovers::remember(Leftover::Process(child.id()));
         let control = Control::new(&self.binary, socket);
         let mut comparator = Comparator::around(child, control, directory)?;

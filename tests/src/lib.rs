@@ -11,6 +11,7 @@
 pub mod capture;
 pub mod comparator;
 pub mod control;
+pub mod filter;
 pub mod fragment;
 pub mod leftovers;
 pub mod malformed;
@@ -30,6 +31,7 @@ pub mod wires;
 pub use capture::Capture;
 pub use comparator::{Comparator, Launch, Outcome};
 pub use control::Control;
+pub use filter::Filter;
 pub use namespace::Namespace;
 pub use packet::Packet;
 pub use segment::Segment;

@@ -38,11 +38,11 @@ impl Books {
 /// One port.
 #[derive(Debug, Clone, Serialize)]
 pub struct PortStatus {
-    /// Interface and queue.
+    /// Interface, or socket as it was given.
     pub name: String,
     /// What it does in the lane: `primary`, `secondary`, `out`.
     pub role: &'static str,
-    /// False after its device was lost and until it is back.
+    /// False after its device was lost and until it is back, or while no peer is connected.
     pub up: bool,
     /// Frames the kernel dropped before they reached the lane.
     pub kernel_dropped: u64,
@@ -66,6 +66,10 @@ pub struct LaneStatus {
     pub checksums_completed: u64,
     /// Frames longer than the output device sends; dropped.
     pub oversized: u64,
+    /// Frames shorter than the output device sends; dropped.
+    pub runts: u64,
+    /// Released frames that the output had not taken when the run ended; dropped.
+    pub unsent: u64,
     /// Divergence reports that nobody took in time.
     pub events_dropped: u64,
     /// While comparison is off: the side whose frames pass.

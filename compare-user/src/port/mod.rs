@@ -1,11 +1,17 @@
 //! Ports: where frames come from and go to.
 
+pub mod arena;
+pub mod chardev;
+mod mixed;
 pub mod pcap;
 pub mod spec;
 pub mod xsk;
 
+pub use mixed::MixedPort;
+
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+
+use nix::poll::PollFd;
 
 use crate::frame::FrameStore;
 
@@ -46,6 +52,16 @@ pub enum PortError {
 
 /// Frame memory that a lane can give frames back to and write into.
 pub trait Memory: FrameStore {
+    /// Copies a frame in. `prefix` goes with the frame and is not part of it: a virtio-net header
+    /// of at most [`chardev::framing::LONGEST_HEADER`] bytes, or nothing.
+    ///
+    /// `None` when memory is short; the frame is to be offered again later.
+    fn allocate(&mut self, prefix: &[u8], bytes: &[u8]) -> Option<Self::Frame>;
+
+    /// The prefix of a frame that [`Memory::allocate`] made. Of a frame that came another way it
+    /// has no defined content.
+    fn prefix<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
+
     /// Gives a frame's memory back.
     fn recycle(&mut self, frame: Self::Frame);
 
@@ -109,6 +125,17 @@ pub trait Port {
     /// removed device reports no error.
     fn is_alive(&self) -> bool;
 
+    /// False while the port waits for its peer.
+    fn is_up(&self) -> bool {
+        true
+    }
+
+    /// True if frames that are not received wait with the peer instead of being lost, and if
+    /// [`Port::wait`] tells when frames can be sent again.
+    fn has_back_pressure(&self) -> bool {
+        false
+    }
+
     /// Gives everything that is with the kernel back to `store` and closes the port.
     fn close(self, store: &mut Self::Store);
 
@@ -118,8 +145,10 @@ pub trait Port {
     /// Everything else that the port counts, for people.
     fn statistics(&self) -> serde_json::Value;
 
-    /// What an idle lane can wait on until the port is readable.
-    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// What an idle lane waits on until the port can go on: until it is readable, a peer is there
+    /// or, if it [has back-pressure](Port::has_back_pressure), frames can be sent again. `None`
+    /// when only time helps.
+    fn wait(&self) -> Option<PollFd<'_>>;
 
     /// Frames that are with the kernel or the peer.
     fn in_flight(&self) -> InFlight;

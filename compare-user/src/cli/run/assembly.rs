@@ -1,6 +1,6 @@
 //! Puts a comparator together: programs, memory, ports, lane.
 
-use std::os::fd::BorrowedFd;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,30 +9,27 @@ use crossbeam_channel::{Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Args;
-use super::steering::{Opened, Steering};
+use super::ports::{self, Ports};
+use super::steering::Steering;
 use crate::cli::Failure;
-use crate::compare::{Comparator, Config, Side};
+use crate::compare::{Comparator, Config};
 use crate::kernel::{Claim, Device, Pass};
-use crate::lane::{Berth, Command, Lane, LaneOptions, Wiring};
+use crate::lane::{Command, Lane, LaneOptions, Wiring};
 use crate::observe::{Event, LaneStatus};
-use crate::port::Port as _;
-use crate::port::spec::XdpSpec;
-use crate::port::xsk::{
-    Obtained, Region, RegionConfig, XskError, XskErrorKind, XskOptions, XskPort,
-};
+use crate::port::Port;
+use crate::port::spec::PortSpec;
 
 /// Events that may wait for the supervisor; each is a divergence or a change of state.
 const EVENTS: usize = 4096;
 
-/// Entries of each ring. Twice the window that PLATFORM measurements needed at full speed.
-const RING: u32 = 2048;
-
-/// Frames lent for receiving on the output device, which only sends: enough that a zero-copy
-/// driver does not cut the host off from its queue.
-const OUTPUT_RECEIVE: u32 = 64;
+/// Ethernet header: no device sends less.
+const ETHERNET_HEADER: usize = 14;
 
 /// Ethernet header and two VLAN tags, which the MTU does not count.
-const LINK_HEADERS: usize = 14 + 2 * 4;
+const LINK_HEADERS: usize = ETHERNET_HEADER + 2 * 4;
+
+/// How long a lane with devices spins without work before it sleeps.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// A comparator that runs.
 pub(super) struct Assembled {
@@ -48,9 +45,15 @@ pub(super) struct LaneHandle {
     commands: Sender<Command>,
     doorbell: Arc<EventFd>,
     thread: Option<JoinHandle<Box<LaneStatus>>>,
-    /// Keeps other instances off the output device.
-    _claim: Claim,
-    /// Lets a zero-copy output device transmit.
+    _held: Held,
+}
+
+/// What a lane needs its output device to be while it runs.
+#[derive(Default)]
+struct Held {
+    /// Keeps other instances off.
+    _claim: Option<Claim>,
+    /// Lets a zero-copy device transmit.
     _pass: Option<Pass>,
 }
 
@@ -82,127 +85,49 @@ impl LaneHandle {
     }
 }
 
-impl From<XskError> for Failure {
-    fn from(error: XskError) -> Self {
-        use crate::kernel::FaultKind;
-        let kind = match error.kind() {
-            XskErrorKind::Privilege => FaultKind::Privilege,
-            XskErrorKind::KernelFeature => FaultKind::KernelFeature,
-            XskErrorKind::Device => FaultKind::Device,
-            _ => FaultKind::Runtime,
-        };
-        Self::of(kind, error.to_string())
-    }
-}
-
 /// Attaches the programs, opens the ports and starts the lane. Frames are steered from the
 /// moment the sockets are registered; before that they go where `--on-exit` says.
 pub(super) fn assemble(args: &Args) -> Result<Assembled, Failure> {
-    for spec in [&args.primary, &args.secondary] {
+    if let Some(mut ports) = ports::sockets(args)? {
+        let obtained = std::mem::take(&mut ports.obtained);
+        let (lane, events) = start(args, ports, 0..=usize::MAX, Held::default())?;
+        return Ok(Assembled { steering: Steering::attach(args)?, lane, events, obtained });
+    }
+    let output = args.out.xdp().map(|spec| Device::find(&spec.device)).transpose()?;
+    let claim = args.out.xdp().map(|spec| Claim::take(&spec.device)).transpose()?;
+    for spec in [&args.primary, &args.secondary].into_iter().filter_map(|port| port.xdp()) {
         Device::find(&spec.device)?;
     }
-    let output = Device::find(&args.out.device)?;
-    let claim = Claim::take(&args.out.device)?;
-    // Making the memory takes longest. Until it is there, a running guest is not disturbed.
-    let mut region = Region::new(region_config(args))?;
+    // Until the memory is there, a running guest is not disturbed.
+    let region = ports::region(args)?;
     let mut steering = Steering::attach(args)?;
-    let mut obtained: Vec<String> = Vec::new();
-    let mut inputs = Vec::new();
-    for (side, spec) in [(Side::Primary, &args.primary), (Side::Secondary, &args.secondary)] {
-        for queue in spec.queues.clone() {
-            let options =
-                XskOptions { receive_frames: receive_share(args), ..port_options(spec, queue) };
-            let berth = open(Some(side), options, &mut region, &steering.opener)?;
-            obtained.push(format!("{spec}: {}", berth.1));
-            inputs.push(berth.0);
-        }
-    }
-    let options = XskOptions {
-        receive_frames: OUTPUT_RECEIVE,
-        ..port_options(&args.out, *args.out.queues.start())
-    };
-    let (out, out_obtained) = open(None, options, &mut region, &steering.opener)?;
-    let pass = out_obtained.zero_copy.then(|| Pass::attach(&output)).transpose()?;
-    obtained.push(format!("{}: {out_obtained}", args.out));
+    let mut ports = ports::mixed(args, region, &steering.opener)?;
+    let mut obtained = std::mem::take(&mut ports.obtained);
     obtained.extend(steering.obtained().map(|(device, mode)| format!("steer on {device}: {mode}")));
-    let (lane, events) = start(args, region, inputs, out, output.mtu as usize, claim, pass)?;
+    let lengths = output.as_ref().map_or(0..=usize::MAX, |device| {
+        ETHERNET_HEADER..=ports.store.longest_sent().min(device.mtu as usize + LINK_HEADERS)
+    });
+    let pass = output
+        .filter(|_| ports.zero_copy_output)
+        .map(|device| Pass::attach(&device))
+        .transpose()?;
+    let (lane, events) = start(args, ports, lengths, Held { _claim: claim, _pass: pass })?;
     steering.register_opened()?;
     Ok(Assembled { steering, lane, events, obtained })
 }
 
-fn region_config(args: &Args) -> RegionConfig {
-    RegionConfig {
-        frames: args.frames,
-        frame_size: args.frame_size,
-        fill_ring: RING,
-        completion_ring: RING,
-        huge_pages: false,
-    }
-}
-
-/// Three quarters of the memory may be held; the rest is shared by the receiving queues and what
-/// is being sent.
-fn receive_share(args: &Args) -> u32 {
-    let queues = args.primary.queues.clone().count() + args.secondary.queues.clone().count();
-    let users = u32::try_from(queues).unwrap_or(u32::MAX) + 1;
-    (args.frames / 4 / users).clamp(1, RING)
-}
-
-fn port_options(spec: &XdpSpec, queue: u32) -> XskOptions {
-    XskOptions {
-        zero_copy: spec.zero_copy,
-        rx_ring: RING,
-        tx_ring: RING,
-        ..XskOptions::new(&spec.device, queue)
-    }
-}
-
-/// Opens a port now, and knows how to open it again.
-fn open(
-    side: Option<Side>,
-    options: XskOptions,
-    region: &mut Region,
-    opened: &Sender<Opened>,
-) -> Result<(Berth<XskPort>, Obtained), Failure> {
-    let port = XskPort::open(region, options.clone())?;
-    let obtained = port.obtained().clone();
-    let opened = side.map(|_| opened.clone());
-    announce(&port, &options, opened.as_ref())?;
-    let reopen = move |region: &mut Region| {
-        let port = XskPort::open(region, options.clone()).map_err(|error| error.to_string())?;
-        announce(&port, &options, opened.as_ref()).map_err(|failure| failure.message)?;
-        Ok(port)
-    };
-    Ok((Berth::new(side, port, Box::new(reopen)), obtained))
-}
-
-/// Hands a socket to the control side, to be steered to.
-fn announce(
-    port: &XskPort,
-    options: &XskOptions,
-    opened: Option<&Sender<Opened>>,
-) -> Result<(), Failure> {
-    if let Some(opened) = opened {
-        let descriptor: BorrowedFd<'_> = port.descriptor();
-        let socket = descriptor
-            .try_clone_to_owned()
-            .map_err(|error| Failure::runtime(format!("{}: {error}", options.device)))?;
-        // The receiver lives as long as the process supervises.
-        let _ =
-            opened.send(Opened { device: options.device.clone(), queue: options.queue, socket });
-    }
-    Ok(())
-}
-
-fn start(
+/// `lengths` are those of frames that the output takes.
+fn start<P>(
     args: &Args,
-    region: Region,
-    inputs: Vec<Berth<XskPort>>,
-    output: Berth<XskPort>,
-    mtu: usize,
-    claim: Claim,
-    pass: Option<Pass>,
-) -> Result<(LaneHandle, Receiver<Event>), Failure> {
+    ports: Ports<P>,
+    lengths: RangeInclusive<usize>,
+    held: Held,
+) -> Result<(LaneHandle, Receiver<Event>), Failure>
+where
+    P: Port + Send + 'static,
+    P::Store: Send,
+    <P::Store as crate::frame::FrameStore>::Frame: Send,
+{
     let internal = |error: nix::Error| Failure::runtime(format!("making an eventfd: {error}"));
     let doorbell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
         .map(Arc::new)
@@ -210,12 +135,8 @@ fn start(
     let (commands, orders) = crossbeam_channel::unbounded();
     let (events, heard) = crossbeam_channel::bounded(EVENTS);
     let wiring = Wiring { commands: orders, doorbell: Arc::clone(&doorbell), events };
-    let options = LaneOptions {
-        polling: args.polling(),
-        compare: args.compare == super::OnOff::On,
-        longest: mtu + LINK_HEADERS,
-    };
-    let comparator = Comparator::new(comparator_config(args));
+    let options = lane_options(args, lengths);
+    let config = comparator_config(args);
     let core = args.core;
     let thread = std::thread::Builder::new()
         .name("lane".into())
@@ -225,12 +146,25 @@ fn start(
             {
                 tracing::warn!(core = id, "the lane could not be pinned");
             }
-            Lane::new(region, inputs, output, comparator, options, wiring).run()
+            let Ports { store, inputs, output, .. } = ports;
+            Lane::new(store, inputs, output, Comparator::new(config), options, wiring).run()
         })
         .map_err(|error| Failure::runtime(format!("starting the lane: {error}")))?;
-    let handle =
-        LaneHandle { commands, doorbell, thread: Some(thread), _claim: claim, _pass: pass };
-    Ok((handle, heard))
+    Ok((LaneHandle { commands, doorbell, thread: Some(thread), _held: held }, heard))
+}
+
+fn lane_options(args: &Args, lengths: RangeInclusive<usize>) -> LaneOptions {
+    let is_socket = |port: &PortSpec| port.chardev().is_some();
+    let all_sockets = [&args.primary, &args.secondary, &args.out].into_iter().all(is_socket);
+    LaneOptions {
+        polling: args.polling(),
+        compare: args.compare == super::OnOff::On,
+        lengths,
+        // Whoever takes the header along with the frame learns from it what is left to do.
+        complete_checksums: !(args.vnet_hdr && is_socket(&args.primary) && is_socket(&args.out)),
+        // A socket wakes its reader cheaply; spinning would only take time from its peers.
+        spin: if all_sockets { Duration::ZERO } else { SPIN },
+    }
 }
 
 fn comparator_config(args: &Args) -> Config {

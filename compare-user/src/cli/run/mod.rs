@@ -1,6 +1,7 @@
 //! `colo-xdp run`: compare two guests' egress and release what matches.
 
 mod assembly;
+mod ports;
 mod steering;
 mod supervisor;
 
@@ -14,7 +15,7 @@ use super::{Failure, duration};
 use crate::compare::AckGate;
 use crate::kernel::{BypassRule, EmptySlot};
 use crate::lane::Polling;
-use crate::port::spec::XdpSpec;
+use crate::port::spec::PortSpec;
 
 /// Compare two guests' egress and release what matches.
 #[derive(Debug, clap::Args)]
@@ -24,18 +25,20 @@ Example:
       --control /run/colo-xdp.sock --core 3
   colo-xdp ctl --control /run/colo-xdp.sock status
 
-PORT is xdp:DEVICE[,queues=A-B][,mode=auto|native|generic][,zerocopy=auto|on|off].
+PORT is xdp:DEVICE[,queues=A-B][,mode=auto|native|generic][,zerocopy=auto|on|off], or a QEMU
+socket chardev, chardev:unix:PATH[,server] or chardev:tcp:HOST:PORT[,server]; a client connects
+again when its peer went away, a server without a HOST takes peers of this host only.
 Durations take a unit; a bare number is milliseconds.")]
 pub(super) struct Args {
     /// Where the primary guest's egress comes from.
     #[arg(long, value_name = "PORT")]
-    primary: XdpSpec,
+    primary: PortSpec,
     /// Where the secondary guest's egress comes from.
     #[arg(long, value_name = "PORT")]
-    secondary: XdpSpec,
+    secondary: PortSpec,
     /// Where released frames go.
     #[arg(long, value_name = "PORT")]
-    out: XdpSpec,
+    out: PortSpec,
     /// Control socket for `ctl`; made with mode 0600.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -87,6 +90,9 @@ pub(super) struct Args {
     /// Flows tracked at once.
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     max_flows: u32,
+    /// Frames on chardev ports carry a virtio-net header, as with QEMU's vnet_hdr_support.
+    #[arg(long)]
+    vnet_hdr: bool,
     /// Let the XDP programs log what they do not steer.
     #[arg(long)]
     debug_xdp: bool,
@@ -124,7 +130,23 @@ fn frame_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Why a flow cannot be let past the comparator.
+const NO_BYPASS: &str = "flows pass by in the kernel only where all three ports are xdp:DEVICE";
+
+/// What only one port can have: the device, or the address of the socket.
+fn place_of(port: &PortSpec) -> String {
+    match port {
+        PortSpec::Xdp(spec) => spec.device.clone(),
+        PortSpec::Chardev(spec) => spec.to_string().trim_end_matches(",server").to_owned(),
+    }
+}
+
 impl Args {
+    /// Both sides' copies of a flow must take the same way, and the way leads to a device.
+    fn can_bypass(&self) -> bool {
+        [&self.primary, &self.secondary, &self.out].iter().all(|port| port.xdp().is_some())
+    }
+
     fn polling(&self) -> Polling {
         match self.poll {
             Poll::Busy => Polling::Busy,
@@ -148,17 +170,20 @@ impl Args {
 
     /// Rejects what the parts allow and the whole does not.
     fn check(&self) -> Result<(), Failure> {
-        let devices = [
-            ("--primary", &self.primary.device),
-            ("--secondary", &self.secondary.device),
-            ("--out", &self.out.device),
-        ];
-        for (index, (option, device)) in devices.iter().enumerate() {
-            if let Some((other, _)) = devices[..index].iter().find(|(_, seen)| seen == device) {
+        let ports =
+            [("--primary", &self.primary), ("--secondary", &self.secondary), ("--out", &self.out)];
+        for (index, (option, port)) in ports.iter().enumerate() {
+            let place = place_of(port);
+            if let Some((other, _)) =
+                ports[..index].iter().find(|(_, seen)| place_of(seen) == place)
+            {
                 return Err(Failure::usage(format!(
-                    "{other} and {option} both name {device}: each port needs a device of its own"
+                    "{other} and {option} both name {place}: each port needs one of its own"
                 )));
             }
+        }
+        if !self.bypass.is_empty() && !self.can_bypass() {
+            return Err(Failure::usage(format!("--bypass: {NO_BYPASS}")));
         }
         if let Some(core) = self.core {
             let cores = core_affinity::get_core_ids().unwrap_or_default();

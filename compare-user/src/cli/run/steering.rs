@@ -26,10 +26,11 @@ struct Gate {
     steer: Option<Steer>,
 }
 
-/// Both programs.
+/// A program for each input that is a device.
 pub(super) struct Steering {
     gates: Vec<Gate>,
-    output: String,
+    /// The output, if it is a device.
+    output: Option<String>,
     output_lost: bool,
     opened: Receiver<Opened>,
     /// For the openers of ports.
@@ -39,21 +40,22 @@ pub(super) struct Steering {
 }
 
 impl Steering {
-    /// Attaches to both devices. Until sockets are registered, frames go where `--on-exit` says.
+    /// Attaches to the inputs that are devices. Until sockets are registered, frames go where `--on-exit` says.
     pub(super) fn attach(args: &Args) -> Result<Self, KernelError> {
-        let output = Device::find(&args.out.device)?;
+        let output = args.out.xdp().map(|spec| Device::find(&spec.device)).transpose()?;
         let sides = [
             (Side::Primary, Role::Primary, &args.primary),
             (Side::Secondary, Role::Secondary, &args.secondary),
         ];
         let mut gates = Vec::new();
-        for (side, role, spec) in sides {
+        for (side, role, port) in sides {
+            let Some(spec) = port.xdp() else { continue };
             let options = AttachOptions {
                 device: spec.device.clone(),
                 mode: spec.mode,
                 empty_slot: args.empty_slot(),
                 role,
-                output: Some(output.index),
+                output: output.as_ref().map(|device| device.index),
                 pin: Some(DEFAULT_PIN_DIRECTORY.into()),
                 debug: args.debug_xdp,
             };
@@ -64,7 +66,7 @@ impl Steering {
         let (opener, opened) = crossbeam_channel::unbounded();
         Ok(Self {
             gates,
-            output: output.name,
+            output: output.map(|device| device.name),
             output_lost: false,
             opened,
             opener,
@@ -98,7 +100,7 @@ impl Steering {
 
     /// A device is gone, and its program with it.
     pub(super) fn lose(&mut self, device: &str) {
-        if device == self.output {
+        if self.output.as_deref() == Some(device) {
             self.output_lost = true;
         }
         for gate in self.gates.iter_mut().filter(|gate| gate.options.device == device) {
@@ -107,10 +109,11 @@ impl Steering {
     }
 
     /// Attaches again to devices that came back. True if a port can be opened now.
-    pub(super) fn restore(&mut self, args: &Args, rules: &[BypassRule]) -> bool {
+    pub(super) fn restore(&mut self, rules: &[BypassRule]) -> bool {
         let mut any = false;
         if self.output_lost
-            && let Ok(output) = Device::find(&args.out.device)
+            && let Some(output) = &self.output
+            && let Ok(output) = Device::find(output)
         {
             self.output_lost = false;
             any = true;
@@ -147,13 +150,16 @@ impl Steering {
         !self.output_lost && self.gates.iter().all(|gate| gate.steer.is_some())
     }
 
-    /// Tells both programs whether the kernel forwards by itself.
+    /// Tells the programs whether the kernel forwards by itself. It cannot where frames come from
+    /// or go to a socket; there the lane passes them on.
     pub(super) fn apply_standalone(&mut self) -> Result<(), KernelError> {
-        let (standalone, survivor) = (self.standalone, self.survivor);
         for gate in &mut self.gates {
             if let Some(steer) = &mut gate.steer {
-                let lost = standalone == Standalone::Forward && gate.side != survivor;
-                steer.set_standalone(if lost { Standalone::Drop } else { standalone })?;
+                steer.set_standalone(match self.standalone {
+                    Standalone::Forward if gate.side != self.survivor => Standalone::Drop,
+                    Standalone::Forward if self.output.is_none() => Standalone::Off,
+                    standalone => standalone,
+                })?;
             }
         }
         Ok(())

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::Args;
 use super::assembly::{Assembled, LaneHandle};
 use super::steering::Steering;
+use super::{Args, NO_BYPASS};
 use crate::cli::Failure;
 use crate::compare::Side;
 use crate::control::{Call, Request, Server};
@@ -113,7 +113,7 @@ impl Supervisor<'_> {
 
     /// Looks for devices that came back.
     fn search(&mut self) {
-        let ready = self.steering.restore(self.args, &self.rules);
+        let ready = self.steering.restore(&self.rules);
         if !ready {
             return;
         }
@@ -187,6 +187,9 @@ impl Supervisor<'_> {
     }
 
     fn bypass(&mut self, rules: Vec<BypassRule>) -> Result<Value, String> {
+        if !self.args.can_bypass() {
+            return Err(NO_BYPASS.to_owned());
+        }
         self.steering.set_bypass(&rules).map_err(|error| error.to_string())?;
         self.rules = rules;
         Ok(self.listed_rules())

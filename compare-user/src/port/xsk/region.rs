@@ -21,6 +21,7 @@ use super::error::XskError;
 use super::registration::Registration;
 use crate::frame::FrameStore;
 use crate::port::Memory;
+use crate::port::chardev::framing::LONGEST_HEADER;
 
 /// Bytes before the data of a chunk, for XDP programs that grow a frame at its front
 /// (`XDP_PACKET_HEADROOM`).
@@ -121,6 +122,17 @@ impl Drop for UmemFrame {
     }
 }
 
+/// What goes with a frame and is not part of it.
+#[derive(Debug, Clone, Copy)]
+struct Prefix {
+    bytes: [u8; LONGEST_HEADER],
+    length: u8,
+}
+
+impl Prefix {
+    const EMPTY: Self = Self { bytes: [0; LONGEST_HEADER], length: 0 };
+}
+
 /// What arrived with one descriptor of a receive ring.
 #[derive(Debug)]
 pub(super) enum Arrival {
@@ -144,6 +156,8 @@ pub struct Region {
     /// are made from bytes.
     blank: Box<[FrameDesc]>,
     chunks: Chunks,
+    /// Prefixes by first chunk; empty until there is one.
+    prefixes: Box<[Prefix]>,
     config: RegionConfig,
     /// Right shift that turns an address into a chunk number.
     shift: u32,
@@ -174,6 +188,7 @@ impl Region {
             descs: blank.clone(),
             blank,
             chunks: Chunks::new(config.frames),
+            prefixes: Box::default(),
             config,
             shift: config.frame_size.trailing_zeros(),
         }
@@ -213,7 +228,10 @@ impl Region {
     /// cannot have that length (0, or more than 18 chunks hold).
     #[must_use]
     pub fn allocate(&mut self, bytes: &[u8]) -> Option<UmemFrame> {
-        let frame = self.reserve(bytes.len())?;
+        if bytes.is_empty() {
+            return None;
+        }
+        let frame = self.reserve(bytes.len(), MAX_CHUNKS)?;
         self.write(&frame, 0, bytes);
         Some(frame)
     }
@@ -222,7 +240,7 @@ impl Region {
     /// [`Region::allocate`].
     pub(super) fn copy_from(&mut self, other: &Self, original: &UmemFrame) -> Option<UmemFrame> {
         let length = other.len(original);
-        let frame = self.reserve(length)?;
+        let frame = self.reserve(length, MAX_CHUNKS)?;
         let mut at = 0;
         while at < length {
             let run = other.run(original, at);
@@ -256,11 +274,22 @@ impl Region {
         hand_over(&mut self.chunks, frame.into_head(), Owner::USER, Owner::FREE);
     }
 
-    /// A frame of `length` bytes with no defined content.
-    fn reserve(&mut self, length: usize) -> Option<UmemFrame> {
-        let room = (self.config.frame_size - HEADROOM) as usize;
-        let count = length.div_ceil(room);
-        if count == 0 || count > MAX_CHUNKS || count > self.chunks.free() {
+    /// Bytes of a frame that one chunk holds.
+    fn room(&self) -> usize {
+        (self.config.frame_size - HEADROOM) as usize
+    }
+
+    /// Longest frame that AF_XDP sends, whatever the device.
+    #[must_use]
+    pub fn longest_sent(&self) -> usize {
+        MAX_CHUNKS * self.room()
+    }
+
+    /// A frame of `length` bytes with no defined content, in at most `most` chunks.
+    fn reserve(&mut self, length: usize, most: usize) -> Option<UmemFrame> {
+        let room = self.room();
+        let count = length.div_ceil(room).max(1);
+        if count > most || count > self.chunks.free() {
             return None;
         }
         let head = self.chunks.take(Owner::USER)?;
@@ -282,6 +311,19 @@ impl Region {
         }
         self.chunks.end_chain(chunk);
         Some(UmemFrame { head, length: u32::try_from(length).ok()? })
+    }
+
+    fn set_prefix(&mut self, chunk: u32, bytes: &[u8]) {
+        if self.prefixes.is_empty() {
+            if bytes.is_empty() {
+                return;
+            }
+            self.prefixes = vec![Prefix::EMPTY; self.chunks.total()].into();
+        }
+        let prefix = &mut self.prefixes[chunk as usize];
+        prefix.bytes[..bytes.len()].copy_from_slice(bytes);
+        // At most LONGEST_HEADER, or the line above has panicked.
+        prefix.length = bytes.len() as u8;
     }
 
     /// The data in one chunk of a frame.
@@ -325,6 +367,26 @@ impl Region {
 }
 
 impl Memory for Region {
+    /// Leaves a sixteenth of the memory to the devices: sockets wait when memory is short, a
+    /// device whose fill ring runs dry loses frames.
+    fn allocate(&mut self, prefix: &[u8], bytes: &[u8]) -> Option<UmemFrame> {
+        let count = bytes.len().div_ceil(self.room()).max(1);
+        if self.free() < count + self.total() / 16 {
+            return None;
+        }
+        let frame = self.reserve(bytes.len(), count)?;
+        Self::write(self, &frame, 0, bytes);
+        self.set_prefix(frame.head, prefix);
+        Some(frame)
+    }
+
+    fn prefix<'a>(&'a self, frame: &'a UmemFrame) -> &'a [u8] {
+        match self.prefixes.get(frame.head as usize) {
+            Some(prefix) => &prefix.bytes[..usize::from(prefix.length)],
+            None => &[],
+        }
+    }
+
     fn recycle(&mut self, frame: UmemFrame) {
         Self::recycle(self, frame);
     }

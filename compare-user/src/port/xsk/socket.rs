@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags};
 use serde::Serialize;
 use xsk_rs::config::BindFlags;
 
@@ -131,7 +132,7 @@ struct OwnMemory {
 /// An AF_XDP socket on one queue of a device, as a [`Port`].
 ///
 /// It neither loads nor attaches an XDP program and touches no XSKMAP: register
-/// [`Port::descriptor`] there. Close it with [`XskPort::close`]; a port that is merely dropped
+/// its descriptor ([`AsFd`]) there. Close it with [`XskPort::close`]; a port that is merely dropped
 /// keeps its chunks out of circulation for good.
 #[derive(Debug)]
 pub struct XskPort {
@@ -384,8 +385,8 @@ impl Port for XskPort {
         done.map_err(|cause| self.port_error("servicing the rings", cause))
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.rings.descriptor()
+    fn wait(&self) -> Option<PollFd<'_>> {
+        Some(PollFd::new(self.rings.descriptor(), PollFlags::POLLIN))
     }
 
     fn name(&self) -> &str {
