@@ -1,19 +1,9 @@
 //! The control socket: one JSON request per line, one JSON answer per line.
 //!
-//! | request | answer |
-//! |---|---|
-//! | `{"command":"status"}` | the state of the lane |
-//! | `{"command":"flows","limit":100}` | tracked flows |
-//! | `{"command":"checkpoint"}` | a checkpoint completed: `released`, `dropped` |
-//! | `{"command":"failover","survivor":"primary"}` | as checkpoint, then standalone |
-//! | `{"command":"rearm"}` | compare again |
-//! | `{"command":"bypass-add","rule":"proto=udp,port=53"}`, `bypass-delete`, `bypass-list` | the rules in force |
-//!
 //! Every answer has `"ok"`; a refused request has `"error"`. The socket has mode 0600: whoever
-//! may open it may release held frames.
+//! may open it may release held frames. `docs/control.md` lists requests and answers.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::compare::Side;
+use crate::private_socket;
 
 /// Longest request line.
 const LONGEST_LINE: u64 = 65_536;
 
-/// Clients served at once; more are turned away with an error.
-const CLIENTS: usize = 32;
+/// Clients served at once, one small thread each; more are turned away with an error.
+const CLIENTS: usize = 128;
 
 /// How long a client may be silent, and how long a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,6 +60,11 @@ pub enum Request {
     },
     /// The rules in force.
     BypassList,
+    /// What is logged to standard error from now on.
+    Log {
+        /// As `--log` takes it.
+        level: String,
+    },
 }
 
 fn default_limit() -> usize {
@@ -102,21 +98,7 @@ impl Server {
     /// # Errors
     /// When another process listens there, or the directory does not allow it.
     pub fn start(path: &Path, calls: Sender<Call>) -> io::Result<Self> {
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another process listens there; choose another --control",
-            ));
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-        let bound = UnixListener::bind(path);
-        nix::sys::stat::umask(mask);
-        let listener = bound?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let listener = private_socket::listen(path)?;
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &calls))?;
@@ -214,6 +196,8 @@ pub fn ask(path: &Path, request: &Request) -> io::Result<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn echo_server(path: &Path) -> Server {

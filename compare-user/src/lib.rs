@@ -3,8 +3,10 @@
 //! The way of a frame: a [`port`] receives it, a [`lane`] hands it to the comparator in
 //! [`compare`], which reads it through [`frame`] and decides; the lane then releases it on the
 //! output port or gives it back to the port's memory. [`kernel`] loads and attaches the XDP
-//! programs that steer frames into the ports.
+//! programs that steer frames into the ports, and [`checkpoint`] tells whoever takes checkpoints
+//! that one is wanted.
 
+pub mod checkpoint;
 pub mod cli;
 pub mod compare;
 pub mod control;
@@ -13,4 +15,5 @@ pub mod kernel;
 pub mod lane;
 pub mod observe;
 pub mod port;
+mod private_socket;
 pub mod replay;

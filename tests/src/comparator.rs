@@ -100,12 +100,12 @@ impl Launch {
     /// `colo-xdp run` between the devices of `topology`.
     #[must_use]
     pub fn on(topology: &Topology) -> Self {
-        Self::between(Role::ALL.map(|role| topology.device(role)))
+        Self::between_devices(Role::ALL.map(|role| topology.device(role)))
     }
 
     /// `colo-xdp run` between these devices: primary, secondary, output.
     #[must_use]
-    pub fn between(devices: [&str; 3]) -> Self {
+    pub fn between_devices(devices: [&str; 3]) -> Self {
         let ports = devices.map(|device| format!("xdp:{device}"));
         Self { binary: binary(), ports, options: Vec::new() }
     }

@@ -9,6 +9,7 @@
 //! removed on every way out: return, panic, SIGINT, and after a SIGKILL by the next run.
 
 pub mod capture;
+pub mod checkpointer;
 pub mod comparator;
 pub mod control;
 pub mod filter;

@@ -44,6 +44,9 @@ enum Command {
     },
     /// Two equal guests run again: compare.
     Rearm,
+    /// What is logged to standard error from now on: off, error, warn, info, debug or trace, or per
+    /// module, such as warn,compare_user::checkpoint=debug.
+    Log { level: String },
     /// Flows that pass uncompared, in the kernel.
     Bypass {
         #[command(subcommand)]
@@ -80,6 +83,7 @@ impl Command {
                 },
             },
             Self::Rearm => Request::Rearm,
+            Self::Log { level } => Request::Log { level: level.clone() },
             Self::Bypass { change: Bypass::Add { rule } } => {
                 Request::BypassAdd { rule: rule.clone() }
             }

@@ -4,6 +4,7 @@
 mod ctl;
 mod doctor;
 mod duration;
+mod log;
 mod replay;
 mod run;
 
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::log::Log;
 use crate::kernel::{FaultKind, KernelError};
 
 const EXIT_CODES: &str = "\
@@ -76,11 +78,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    if let Err(failure) = start_log(&cli.log) {
-        return fail(&failure);
-    }
+    let log = match Log::start(&cli.log) {
+        Ok(log) => log,
+        Err(failure) => return fail(&failure),
+    };
     let result = match &cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, log),
         Command::Replay(args) => replay::run(args),
         Command::Ctl(args) => ctl::run(args),
         Command::Doctor(args) => doctor::run(args).map_err(Failure::from),
@@ -103,15 +106,4 @@ fn refuse(error: &clap::Error) -> ExitCode {
 fn fail(failure: &Failure) -> ExitCode {
     eprintln!("colo-xdp: {}", failure.message);
     ExitCode::from(failure.code)
-}
-
-fn start_log(level: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|error| Failure::usage(format!("--log {level}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
-    Ok(())
 }

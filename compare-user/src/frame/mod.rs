@@ -8,7 +8,7 @@ mod headers;
 mod key;
 mod parse;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod store;
 
 pub use headers::{Class, Headers, Malformed, PassReason, TcpFields};

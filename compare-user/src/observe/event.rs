@@ -49,6 +49,25 @@ pub enum Event {
         /// Interface name.
         device: String,
     },
+    /// Whoever takes checkpoints is there.
+    PeerConnected {
+        /// Which one, and where.
+        peer: String,
+    },
+    /// It is gone, or was disconnected because it broke the protocol; it is waited for.
+    PeerLost {
+        /// Which one, and where.
+        peer: String,
+        /// Why.
+        cause: String,
+    },
+    /// The guests are no longer in COLO, or nobody can say any more whether they are.
+    ColoEnded {
+        /// What was seen.
+        cause: String,
+        /// What follows, as `--on-qmp-loss` says: `hold` or `failover`.
+        action: &'static str,
+    },
     /// The last word, on a clean exit.
     Summary {
         /// Totals of the run.
@@ -82,6 +101,9 @@ impl fmt::Display for Event {
             Self::Rearmed => f.write_str("comparing again"),
             Self::PortLost { device, cause } => write!(f, "lost {device}: {cause}"),
             Self::PortRestored { device } => write!(f, "{device} is back"),
+            Self::PeerConnected { peer } => write!(f, "connected: {peer}"),
+            Self::PeerLost { peer, cause } => write!(f, "lost {peer}: {cause}"),
+            Self::ColoEnded { cause, action } => write!(f, "COLO has ended: {cause}; {action}"),
             Self::Summary { status, frames_unaccounted } => write!(
                 f,
                 "released {}, of these {} compared equal; divergences {}, checkpoints {}, lost {}, \

@@ -4,6 +4,7 @@ mod assembly;
 mod ports;
 mod steering;
 mod supervisor;
+mod takers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::log::Log;
 use super::{Failure, duration};
+use crate::checkpoint::{NotifySpec, QmpSpec};
 use crate::compare::AckGate;
 use crate::kernel::{BypassRule, EmptySlot};
 use crate::lane::Polling;
@@ -22,7 +25,7 @@ use crate::port::spec::PortSpec;
 #[command(after_help = "\
 Example:
   colo-xdp run --primary xdp:tap0 --secondary xdp:vxlan0 --out xdp:eth0 \\
-      --control /run/colo-xdp.sock --core 3
+      --control /run/colo-xdp.sock --core 3 --qmp unix:/run/vm1/qmp.sock
   colo-xdp ctl --control /run/colo-xdp.sock status
 
 PORT is xdp:DEVICE[,queues=A-B][,mode=auto|native|generic][,zerocopy=auto|on|off], or a QEMU
@@ -75,6 +78,25 @@ pub(super) struct Args {
     /// Age at which a held frame is a divergence.
     #[arg(long, value_name = "TIME", default_value = "3000", value_parser = duration::parse_timeout)]
     compare_timeout: Duration,
+    /// Xen's COLO frame, as QEMU's notify_dev: chardev:unix:PATH[,server] or
+    /// chardev:tcp:HOST:PORT[,server].
+    #[arg(long, value_name = "PORT")]
+    notify: Option<NotifySpec>,
+    /// Frames on chardev ports, and messages of the --notify peer, carry a virtio-net header or its
+    /// length, as with QEMU's vnet_hdr_support.
+    #[arg(long)]
+    vnet_hdr: bool,
+    /// QMP socket of the KVM COLO primary, as unix:PATH: asked for checkpoints, tells when done.
+    #[arg(long, value_name = "ADDRESS")]
+    qmp: Option<QmpSpec>,
+    /// When COLO ends or its QMP connection is lost: go on holding, or release what the primary has
+    /// held and let it pass uncompared.
+    #[arg(long, value_enum, default_value = "hold", requires = "qmp")]
+    on_qmp_loss: OnQmpLoss,
+    /// Command for `sh -c` at a divergence, with COLO_XDP_REASON, COLO_XDP_FLOW and more in its
+    /// environment; one at a time, at most one a second.
+    #[arg(long, value_name = "COMMAND")]
+    on_divergence: Option<String>,
     /// Frames held per flow and side.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
     max_queue_size: u16,
@@ -90,9 +112,6 @@ pub(super) struct Args {
     /// Flows tracked at once.
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     max_flows: u32,
-    /// Frames on chardev ports carry a virtio-net header, as with QEMU's vnet_hdr_support.
-    #[arg(long)]
-    vnet_hdr: bool,
     /// Let the XDP programs log what they do not steer.
     #[arg(long)]
     debug_xdp: bool,
@@ -108,6 +127,21 @@ enum Poll {
 enum OnExit {
     Closed,
     Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnQmpLoss {
+    Hold,
+    Failover,
+}
+
+impl OnQmpLoss {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Failover => "failover",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -199,8 +233,8 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, log: Log) -> Result<ExitCode, Failure> {
     args.check()?;
     let assembled = assembly::assemble(args)?;
-    supervisor::supervise(args, assembled)
+    supervisor::supervise(args, assembled, log)
 }

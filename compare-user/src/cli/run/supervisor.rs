@@ -10,8 +10,11 @@ use signal_hook::iterator::Signals;
 
 use super::assembly::{Assembled, LaneHandle};
 use super::steering::Steering;
-use super::{Args, NO_BYPASS};
+use super::takers::Takers;
+use super::{Args, NO_BYPASS, OnQmpLoss};
+use crate::checkpoint::Notice;
 use crate::cli::Failure;
+use crate::cli::log::Log;
 use crate::compare::Side;
 use crate::control::{Call, Request, Server};
 use crate::kernel::{BypassRule, Standalone};
@@ -28,25 +31,30 @@ struct Supervisor<'a> {
     args: &'a Args,
     steering: Steering,
     lane: LaneHandle,
+    takers: Takers,
+    log: Log,
     rules: Vec<BypassRule>,
     /// A port was lost and is not back.
     searching: bool,
 }
 
 /// Runs until a signal asks for the end, then flushes, detaches and sums up.
-pub(super) fn supervise(args: &Args, assembled: Assembled) -> Result<ExitCode, Failure> {
+pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<ExitCode, Failure> {
     let Assembled { steering, lane, events, obtained } = assembled;
     let signals = watch_signals()?;
     let (server, calls) = start_control(args)?;
-    let mut supervisor =
-        Supervisor { args, steering, lane, rules: args.bypass.clone(), searching: false };
+    let (takers, notices) = Takers::start(args)?;
+    let rules = args.bypass.clone();
+    let mut supervisor = Supervisor { args, steering, lane, takers, log, rules, searching: false };
     if args.standalone {
         supervisor.failover(Side::Primary).map_err(Failure::runtime)?;
     }
     let control = args.control.as_ref().map(|path| path.display().to_string());
     tell(args.json, &Event::Ready { ports: obtained, control });
-    let ended = supervisor.watch(&events, &calls, &signals);
+    let ended = supervisor.watch(&events, &calls, &notices, &signals);
     drop(server);
+    // Takers that wait for a notice to be read see that nobody will.
+    drop(notices);
     match ended {
         Ok(()) => supervisor.end(&events),
         // As after a crash: what is pinned stays and lets nothing leave uncompared.
@@ -81,6 +89,7 @@ impl Supervisor<'_> {
         &mut self,
         events: &Receiver<Event>,
         calls: &Receiver<Call>,
+        notices: &Receiver<Notice>,
         signals: &Receiver<i32>,
     ) -> Result<(), Failure> {
         loop {
@@ -92,6 +101,9 @@ impl Supervisor<'_> {
                 recv(calls) -> call => if let Ok(call) = call {
                     let answer = self.answer(call.request);
                     let _ = call.reply.send(answer);
+                },
+                recv(notices) -> notice => if let Ok(notice) = notice {
+                    self.act_on(notice);
                 },
                 recv(signals) -> _ => return Ok(()),
                 default(SEARCH) => {}
@@ -105,9 +117,39 @@ impl Supervisor<'_> {
 
     fn heed(&mut self, event: &Event) {
         tell(self.args.json, event);
-        if let Event::PortLost { device, .. } = event {
-            self.steering.lose(device);
-            self.searching = true;
+        match event {
+            Event::Divergence(report) => self.takers.diverged(report),
+            Event::CheckpointRequested => self.takers.request(),
+            Event::CheckpointDone { .. } | Event::Standalone { .. } => self.takers.flushed(),
+            Event::PortLost { device, .. } => {
+                self.steering.lose(device);
+                self.searching = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Does what whoever takes checkpoints says.
+    fn act_on(&mut self, notice: Notice) {
+        match notice {
+            Notice::Connected { peer } => tell(self.args.json, &Event::PeerConnected { peer }),
+            Notice::Lost { peer, cause } => tell(self.args.json, &Event::PeerLost { peer, cause }),
+            Notice::Done => {
+                if let Err(error) = self.lane.ask(Command::Checkpoint, ANSWER) {
+                    tracing::error!(error, "a checkpoint is done and the flush failed");
+                }
+            }
+            Notice::ColoEnded { cause } => {
+                let action = self.args.on_qmp_loss;
+                tell(self.args.json, &Event::ColoEnded { cause, action: action.name() });
+                let comparing = self.steering.standalone == Standalone::Off;
+                if action == OnQmpLoss::Failover
+                    && comparing
+                    && let Err(error) = self.failover(Side::Primary)
+                {
+                    tracing::error!(error, "failover");
+                }
+            }
         }
     }
 
@@ -139,6 +181,7 @@ impl Supervisor<'_> {
                 let status = self.lane.ask(Command::Status, ANSWER)?;
                 let mut value = serde_json::to_value(&*status).map_err(|e| e.to_string())?;
                 value["steer"] = self.steering.outcomes()?;
+                value["checkpoint"] = self.takers.status();
                 Ok(value)
             }
             Request::Flows { limit } => {
@@ -166,6 +209,7 @@ impl Supervisor<'_> {
                 self.bypass(rules)
             }
             Request::BypassList => Ok(self.listed_rules()),
+            Request::Log { level } => self.log.set(&level).map(|()| json!({ "level": level })),
         }
     }
 

@@ -117,7 +117,7 @@ pub(crate) fn run(options: &Options, binary: &Path, sender: &Path) -> Result<()>
 /// The share of a core that an adaptive lane uses without any traffic.
 fn idle(stand: &Stand<'_>) -> Result<f64> {
     let core = stand.lane_core.to_string();
-    let comparator = Launch::between(stand.wires.devices())
+    let comparator = Launch::between_devices(stand.wires.devices())
         .binary(stand.binary)
         .arguments(&["--poll", "adaptive", "--core", &core])
         .start(stand.wires.host())?;

@@ -83,7 +83,7 @@ impl Stand<'_> {
     /// When either program fails. Lost pairs are no error here: they are reported.
     pub(super) fn run(&self, case: Case, mode: Mode) -> Result<Trial> {
         let core = self.lane_core.to_string();
-        let comparator = Launch::between(self.wires.devices())
+        let comparator = Launch::between_devices(self.wires.devices())
             .binary(self.binary)
             .arguments(&mode.arguments())
             .arguments(&["--core", &core])
