@@ -24,7 +24,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
-use crate::process::{run_to_end, tied_to_this_thread, wait};
+use crate::process::{run_to_end, wait};
 use crate::topology::{Role, Topology};
 
 /// How long a start may take on a busy machine before the test gives up.
@@ -100,11 +100,17 @@ impl Launch {
     /// `colo-xdp run` between the devices of `topology`.
     #[must_use]
     pub fn on(topology: &Topology) -> Self {
-        let ports = Role::ALL.map(|role| format!("xdp:{}", topology.device(role)));
+        Self::between_devices(Role::ALL.map(|role| topology.device(role)))
+    }
+
+    /// `colo-xdp run` between these devices: primary, secondary, output.
+    #[must_use]
+    pub fn between_devices(devices: [&str; 3]) -> Self {
+        let ports = devices.map(|device| format!("xdp:{device}"));
         Self { binary: binary(), ports, options: Vec::new() }
     }
 
-    /// `colo-xdp run` between these ports: primary, secondary and out.
+    /// `colo-xdp run` between these ports: primary, secondary, output.
     #[must_use]
     pub fn between(ports: [String; 3]) -> Self {
         Self { binary: binary(), ports, options: Vec::new() }
@@ -152,31 +158,24 @@ impl Launch {
     /// # Errors
     /// When it does not get ready; the message has its log.
     pub fn start(self, namespace: &Namespace) -> Result<Comparator> {
-        self.start_in(Some(namespace))
+        self.spawn(|command| namespace.run(|| Ok(command.spawn()?)))
     }
 
-    /// Starts it in the namespace of the caller, for ports that need no devices, and waits until
-    /// it is ready.
+    /// As [`Launch::start`], in the namespace that the test itself is in: for ports that are no
+    /// devices.
     ///
     /// # Errors
     /// As [`Launch::start`].
     pub fn start_here(self) -> Result<Comparator> {
-        self.start_in(None)
+        self.spawn(|command| Ok(command.spawn()?))
     }
 
-    fn start_in(self, namespace: Option<&Namespace>) -> Result<Comparator> {
+    fn spawn(self, spawn: impl FnOnce(&mut Command) -> Result<Child>) -> Result<Comparator> {
         let directory = TempDir::with_prefix("colo-")?;
         leftovers::remember(Leftover::Directory(directory.path().to_owned()));
         ensure_exists(&self.binary)?;
         let socket = directory.path().join("control");
-        // In a namespace it is found by the next run's sweep; elsewhere it goes with this thread.
-        let mut command = match namespace {
-            Some(_) => Command::new(&self.binary),
-            None => tied_to_this_thread(None),
-        };
-        if namespace.is_none() {
-            command.arg(&self.binary);
-        }
+        let mut command = Command::new(&self.binary);
         command.arg("run");
         for (role, port) in Role::ALL.iter().zip(&self.ports) {
             command.args([role.option(), port]);
@@ -185,11 +184,7 @@ impl Launch {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C reaches the harness alone, which then stops things in order.
         command.process_group(0);
-        let mut spawn = || command.spawn().context("cannot start colo-xdp");
-        let child = match namespace {
-            Some(namespace) => namespace.run(spawn)?,
-            None => spawn()?,
-        };
+        let child = spawn(&mut command).context("cannot start colo-xdp")?;
         leftovers::remember(Leftover::Process(child.id()));
         let control = Control::new(&self.binary, socket);
         let mut comparator = Comparator::around(child, control, directory)?;
@@ -267,10 +262,24 @@ impl Comparator {
         Ok(Self { child, control, events, unread, log, directory, stopped: false })
     }
 
-    /// Its process id.
+    /// Its process.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Processor time it has used, user and system together, to a hundredth of a second.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.id());
+        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        // After the name, which may itself have brackets; USER_HZ is 100 wherever Linux runs.
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 =
+            fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// Its control side.

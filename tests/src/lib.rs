@@ -14,6 +14,7 @@ pub mod checkpointer;
 pub mod comparator;
 pub mod contender;
 pub mod control;
+pub mod filter;
 pub mod fragment;
 pub mod leftovers;
 pub mod malformed;
@@ -29,15 +30,18 @@ pub mod segment;
 pub mod stage;
 mod tap;
 pub mod topology;
+pub mod wires;
 
 pub use capture::Capture;
 pub use comparator::{Comparator, Launch, Outcome};
 pub use control::Control;
+pub use filter::Filter;
 pub use namespace::Namespace;
 pub use packet::Packet;
 pub use segment::Segment;
 pub use stage::Stage;
 pub use topology::{Attachment, Plan, Role, Topology};
+pub use wires::Wires;
 
 /// What harness operations return: an error says which device, namespace or frame it was about.
 pub type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;

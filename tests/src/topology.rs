@@ -305,7 +305,13 @@ impl Client {
 }
 
 /// Makes a veth pair, `device` in `host` and `peer`, up, in `far`.
-fn veth(host: &Namespace, device: &str, far: &Namespace, peer: &str, mtu: u32) -> Result {
+pub(crate) fn veth(
+    host: &Namespace,
+    device: &str,
+    far: &Namespace,
+    peer: &str,
+    mtu: u32,
+) -> Result {
     host.ip(&format!(
         "link add {device} mtu {mtu} type veth peer name {peer} mtu {mtu} netns {}",
         far.name()
@@ -321,24 +327,24 @@ fn offloads_off(namespace: &Namespace, device: &str) -> Result {
 
 /// Device names of one topology: short enough for the kernel, with the process id, and unique on
 /// the whole machine, because pins in the BPF file system are named after devices.
-struct Names {
+pub(crate) struct Names {
     stem: String,
 }
 
 impl Names {
-    fn next() -> Self {
+    pub(crate) fn next() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { stem: format!("cx{}n{serial}", std::process::id()) }
     }
 
     /// The end in the comparator's namespace.
-    fn device(&self, role: Role) -> String {
+    pub(crate) fn device(&self, role: Role) -> String {
         format!("{}{}", role.letter(), self.stem)
     }
 
     /// The end in the guest's or the client's namespace.
-    fn peer(&self, role: Role) -> String {
+    pub(crate) fn peer(&self, role: Role) -> String {
         format!("g{}{}", role.letter(), self.stem)
     }
 }

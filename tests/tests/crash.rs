@@ -3,12 +3,14 @@
 //! A bridge joins the primary's device and the NIC here, as on a real host: whatever XDP lets
 //! pass reaches the client.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use colo_tests::capture::SILENCE;
+use colo_tests::capture::{PATIENCE, SILENCE};
 use colo_tests::packet::{Packet, arp};
 use colo_tests::payload::bytes;
-use colo_tests::{Attachment, Launch, Plan, Result, Role, Topology, needs_root};
+use colo_tests::topology::Guest;
+use colo_tests::{Attachment, Comparator, Launch, Plan, Result, Role, Topology, needs_root};
 
 fn frames(seed: u64) -> Vec<Vec<u8>> {
     let [v4, v6] = Packet::families();
@@ -87,38 +89,53 @@ fn killed_it_stays_closed_and_a_restart_takes_over_within_a_second() -> Result {
     Ok(())
 }
 
-/// The moment of death and of the restart, under traffic.
+/// The moments of death and of the restart, under traffic.
 #[test]
 fn nothing_leaks_while_it_dies_and_while_it_starts() -> Result {
     needs_root!();
     let mut topology = Topology::new(Plan::default())?;
     let launch = Launch::on(&topology).arguments(&["--compare-timeout", "60000"]);
-    for round in 0..3_u64 {
+    let received_some = |comparator: &Comparator| {
+        comparator
+            .control()
+            .await_status("traffic", PATIENCE, |status| status.count("primary_received") >= 50)
+    };
+    for round in 0..3 {
         let comparator = launch.clone().start(topology.host())?;
+        let enough = AtomicBool::new(false);
         std::thread::scope(|scope| -> Result {
-            let guest = &topology.primary;
-            let sender = scope.spawn(move || -> Result {
-                let until = Instant::now() + Duration::from_millis(400);
-                for serial in 0.. {
-                    if Instant::now() >= until {
-                        break;
-                    }
-                    guest.send(&Packet::v4().udp(7, 7, &bytes(round << 32 | serial, 40)))?;
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                Ok(())
-            });
-            comparator.kill()?;
-            let comparator = launch.clone().start(topology.host())?;
+            let sender = scope.spawn(|| send_until(&topology.primary, round, &enough));
+            // Set on every way out, or the scope would wait for the sender for long.
+            let across_the_restart = || -> Result {
+                received_some(&comparator)?;
+                comparator.kill()?;
+                let comparator = launch.clone().start(topology.host())?;
+                received_some(&comparator)?;
+                // The hard way, so as not to flush what it holds.
+                comparator.kill()
+            };
+            let result = across_the_restart();
+            enough.store(true, Ordering::Relaxed);
             sender.join().expect("the sender does not panic")?;
-            topology.client.capture().expect_nothing(SILENCE)?;
-            // Held frames are of the new process; it ends here the hard way, so as not to flush.
-            comparator.kill()
+            result
         })?;
         topology.client.capture().expect_nothing(SILENCE)?;
     }
     launch.start(topology.host())?.stop()?;
     topology.client.capture().expect_nothing(SILENCE)
+}
+
+/// Sends frames, each another one, at a pace that a busy machine can follow.
+fn send_until(guest: &Guest, round: u64, enough: &AtomicBool) -> Result {
+    const AT_MOST: u64 = 100_000;
+    for serial in 0..AT_MOST {
+        if enough.load(Ordering::Relaxed) {
+            break;
+        }
+        guest.send(&Packet::v4().udp(7, 7, &bytes(round << 32 | serial, 40)))?;
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 #[test]

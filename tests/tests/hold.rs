@@ -178,23 +178,3 @@ fn tags_are_part_of_the_flow() -> Result {
     stage.finish()?;
     Ok(())
 }
-
-#[test]
-fn a_full_queue_drops_the_newest_frame_counts_it_and_asks_for_a_checkpoint() -> Result {
-    needs_root!();
-    let mut stage = Stage::plain(&["--max-queue-size", "4"])?;
-    let frames: Vec<_> = (0..5).map(|n| Packet::v4().udp(1, 2, &bytes(n, 100))).collect();
-    stage.primary(&frames)?;
-    let divergence = stage.comparator.event("divergence")?;
-    assert_eq!(divergence["reason"], "queue-full", "{divergence}");
-    stage.comparator.event("checkpoint-requested")?;
-    stage.expect_held(4)?;
-    stage.checkpoint()?;
-    stage.client().expect(&frames[..4])?;
-    stage.comparator.status()?.check_conservation()?;
-    let outcome = stage.comparator.end_with(nix::sys::signal::Signal::SIGTERM)?;
-    assert!(outcome.status.success());
-    assert_eq!(outcome.summary.count("lost"), 1);
-    assert_eq!(outcome.summary.count("frames_unaccounted"), 0);
-    Ok(())
-}

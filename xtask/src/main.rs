@@ -66,9 +66,6 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Measure
-    #[command(subcommand)]
-    Bench(bench::Benchmark),
     /// Show in 20 seconds what colo-xdp is for
     ///
     /// As root: two guests and a client in network namespaces, the real binary between them, and
@@ -77,6 +74,9 @@ enum Task {
     Demo(demo::Options),
     /// Check formatting and lints, and run every test
     Test(test::Options),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn run(task: Task) -> anyhow::Result<()> {
@@ -93,7 +93,14 @@ fn run(task: Task) -> anyhow::Result<()> {
             demo::run(&options, &release::build()?)?;
         }
         Task::Test(options) => test::run(&options)?,
-        Task::Bench(benchmark) => bench::run(&benchmark)?,
+        Task::Bench(bench::Bench::Xdp(options)) => {
+            build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
+            bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
+        }
+        Task::Bench(bench::Bench::Chardev(options)) => {
+            build_ebpf::build(&setup::ensure_for_tests()?, Flavour::Release)?;
+            bench::chardev::run(&options, &release::build()?, &release::build_chardev_load()?)?;
+        }
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::control::{self, Request};
 #[command(after_help = "Example:\n  colo-xdp ctl --control /run/colo-xdp.sock status")]
 pub(super) struct Args {
     /// The control socket of the comparator, as given to `run`.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", default_value = "/run/colo-xdp.sock")]
     control: PathBuf,
     /// Print the answer as one line of JSON.
     #[arg(long, global = true)]

@@ -16,6 +16,9 @@ pub(super) struct Span {
 }
 
 impl Span {
+    pub(super) const EMPTY: Self = Self { start: 0, hole: 0, end: 0, fragment: 0 };
+
+    #[inline]
     pub(super) fn new(headers: &Headers) -> Self {
         Self {
             start: headers.content,
@@ -35,14 +38,15 @@ impl Span {
         self.end as usize - self.start()
     }
 
-    /// The compared pieces, as offset and length relative to `start`.
-    fn pieces(&self) -> [(usize, usize); 2] {
+    /// Lengths, from `start`, of what lies before the hole and of that with the hole.
+    ///
+    /// What lies before is short: two bytes of UDP or ICMP, at most 16 of a first fragment of TCP.
+    fn around_hole(&self) -> (usize, usize) {
         if self.hole == 0 {
-            [(0, self.len()), (0, 0)]
-        } else {
-            let hole = usize::from(self.hole) - self.start();
-            [(0, hole), (hole + 2, self.len() - hole - 2)]
+            return (0, 0);
         }
+        let before = usize::from(self.hole) - self.start();
+        (before, before + 2)
     }
 }
 
@@ -94,22 +98,36 @@ pub(super) fn same_datagram<S: FrameStore>(
     store: &S,
     (a, a_span): (&S::Frame, &Span),
     (b, b_span): (&S::Frame, &Span),
-) -> Result<(), Difference> {
+) -> bool {
+    let length = a_span.len();
+    if length != b_span.len() || a_span.fragment != b_span.fragment {
+        return false;
+    }
+    let (before, after) = a_span.around_hole();
+    let a_run = store.run(a, a_span.start()).get(..length);
+    let b_run = store.run(b, b_span.start()).get(..length);
+    if let (Some(x), Some(y)) = (a_run, b_run) {
+        return x[after..] == y[after..] && x[..before].iter().eq(&y[..before]);
+    }
+    datagram_difference(store, (a, a_span), (b, b_span)).is_none()
+}
+
+/// How two datagrams of one flow differ, if they do.
+#[cold]
+pub(super) fn datagram_difference<S: FrameStore>(
+    store: &S,
+    (a, a_span): (&S::Frame, &Span),
+    (b, b_span): (&S::Frame, &Span),
+) -> Option<Difference> {
     if a_span.len() != b_span.len() || a_span.fragment != b_span.fragment {
-        return Err(Difference::Length);
+        return Some(Difference::Length);
     }
-    for (offset, length) in a_span.pieces() {
-        let found = first_difference(
-            store,
-            (a, a_span.start() + offset),
-            (b, b_span.start() + offset),
-            length,
-        );
-        if let Some(at) = found {
-            return Err(Difference::Byte(offset + at));
-        }
-    }
-    Ok(())
+    let (before, after) = a_span.around_hole();
+    [(0, before), (after, a_span.len() - after)].into_iter().find_map(|(at, length)| {
+        let (a_at, b_at) = (a_span.start() + at, b_span.start() + at);
+        let found = first_difference(store, (a, a_at), (b, b_at), length)?;
+        Some(Difference::Byte(at + found))
+    })
 }
 
 /// Hashes the compared bytes of datagrams, however they are spread over memory.
@@ -130,7 +148,8 @@ impl ContentHasher {
         }
     }
 
-    /// A hash that depends on the compared bytes and the flow, not on how they lie in memory.
+    /// A hash that depends on the compared bytes and the flow, not on how they lie in memory. The
+    /// few bytes before the hole do not count: whoever finds by hash compares the bytes anyway.
     #[inline]
     pub(super) fn hash<S: FrameStore>(
         &mut self,
@@ -139,12 +158,10 @@ impl ContentHasher {
         span: &Span,
         flow: u32,
     ) -> u64 {
-        let mut hash = u64::from(flow) << 32 | u64::from(span.fragment);
-        for (offset, length) in span.pieces() {
-            let piece = self.piece(store, frame, span.start() + offset, length);
-            hash = (hash ^ piece).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        }
-        hash
+        let (_, after) = span.around_hole();
+        let piece = self.piece(store, frame, span.start() + after, span.len() - after);
+        let place = u64::from(flow) << 32 | u64::from(span.fragment);
+        (place ^ piece).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     #[inline]

@@ -4,11 +4,12 @@
 //! secondary frame first: in ordered traffic that is its partner, and nothing is ever hashed. Only
 //! when it is not are the waiting frames put into the content index, each once.
 
-use super::content::{Difference, Span, compared_header, same_datagram};
+use super::content::{Difference, Span, compared_header, datagram_difference, same_datagram};
 use super::flow::Kind;
 use super::held::{Held, NIL, Role, Segment, Slab};
-use super::verdict::{Discard, Reason, Release, Side, Sink};
-use super::{Comparator, Finding, Incoming, Turn};
+use super::turn::Turn;
+use super::verdict::{Discard, Reason, Release, Side};
+use super::{Comparator, Finding, Incoming};
 use crate::frame::FrameStore;
 
 /// A primary datagram that looks for its partner.
@@ -28,13 +29,9 @@ impl<F> Ours<'_, F> {
 
 impl<F> Comparator<F> {
     #[inline]
-    pub(super) fn datagram<S, K>(&mut self, incoming: Incoming<F>, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let Some((flow, incoming)) = self.flow_of(incoming, Kind::DATAGRAMS, turn) else {
-            return;
+    pub(super) fn datagram(&mut self, incoming: Incoming<'_, F>, turn: &mut impl Turn<F>) {
+        let Some(flow) = self.flow_of(&incoming, &Kind::DATAGRAMS, turn.now()) else {
+            return self.no_flow(incoming, turn);
         };
         match incoming.side {
             Side::Primary => self.primary_datagram(flow, incoming, turn),
@@ -43,19 +40,11 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn primary_datagram<S, K>(
-        &mut self,
-        flow: u32,
-        incoming: Incoming<F>,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn primary_datagram(&mut self, flow: u32, incoming: Incoming<'_, F>, turn: &mut impl Turn<F>) {
         if self.flows.get_mut(flow).datagrams().primary.is_empty() {
-            let span = Span::new(&incoming.headers);
+            let span = Span::new(incoming.headers);
             let ours = Ours::Arriving(&incoming.frame, &span);
-            if let Some(partner) = self.partner(flow, &ours, turn.store) {
+            if let Some(partner) = self.partner(flow, &ours, turn.store()) {
                 self.remove_secondary_datagram(flow, partner);
                 self.discard_held(partner, Discard::Compared, turn);
                 return self.release(incoming.frame, Release::Matched, incoming.checksum, turn);
@@ -69,20 +58,17 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn secondary_datagram<S, K>(
+    fn secondary_datagram(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        incoming: Incoming<'_, F>,
+        turn: &mut impl Turn<F>,
+    ) {
         let head = self.flows.get_mut(flow).datagrams().primary.head;
         if head != NIL {
             let ours = (self.slab.frame(head), &self.slab.get(head).span);
-            let theirs = (&incoming.frame, &Span::new(&incoming.headers));
-            if same_datagram(turn.store, ours, theirs).is_ok() {
+            let theirs = (&incoming.frame, &Span::new(incoming.headers));
+            if same_datagram(turn.store(), ours, theirs) {
                 self.release_head(flow, turn);
                 self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
                 return self.match_heads(flow, turn);
@@ -103,11 +89,7 @@ impl<F> Comparator<F> {
 
     /// Releases the head of the primary queue.
     #[inline]
-    fn release_head<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn release_head(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         let datagrams = self.flows.get_mut(flow).datagrams();
         let head = datagrams.primary.head;
         self.slab.dequeue(&mut datagrams.primary, head);
@@ -116,18 +98,14 @@ impl<F> Comparator<F> {
 
     /// Releases heads for as long as they find partners among the waiting secondary frames.
     #[inline]
-    fn match_heads<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn match_heads(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         loop {
             let datagrams = self.flows.get_mut(flow).datagrams();
             let head = datagrams.primary.head;
             if head == NIL || datagrams.secondary.is_empty() {
                 return;
             }
-            let Some(partner) = self.partner(flow, &Ours::Held(head), turn.store) else {
+            let Some(partner) = self.partner(flow, &Ours::Held(head), turn.store()) else {
                 return self.contest(flow, turn);
             };
             self.remove_secondary_datagram(flow, partner);
@@ -138,10 +116,12 @@ impl<F> Comparator<F> {
 
     /// The waiting secondary frame that is the same output as `ours`; of several the oldest.
     #[inline]
-    fn partner<S>(&mut self, flow: u32, ours: &Ours<'_, F>, store: &S) -> Option<u32>
-    where
-        S: FrameStore<Frame = F>,
-    {
+    fn partner(
+        &mut self,
+        flow: u32,
+        ours: &Ours<'_, F>,
+        store: &impl FrameStore<Frame = F>,
+    ) -> Option<u32> {
         let oldest = self.flows.get_mut(flow).datagrams().secondary.head;
         if oldest == NIL {
             return None;
@@ -159,20 +139,19 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn is_same<S>(&self, store: &S, ours: &Ours<'_, F>, waiting: &Held<F>) -> bool
-    where
-        S: FrameStore<Frame = F>,
-    {
+    fn is_same(
+        &self,
+        store: &impl FrameStore<Frame = F>,
+        ours: &Ours<'_, F>,
+        waiting: &Held<F>,
+    ) -> bool {
         let theirs = waiting.frame.as_ref().expect("waiting records hold a frame");
-        same_datagram(store, ours.view(&self.slab), (theirs, &waiting.span)).is_ok()
+        same_datagram(store, ours.view(&self.slab), (theirs, &waiting.span))
     }
 
     /// Puts what waits and is not yet indexed into the content index. False if nothing but the
     /// head waits: that one has been compared already.
-    fn index_waiting<S>(&mut self, flow: u32, store: &S) -> bool
-    where
-        S: FrameStore<Frame = F>,
-    {
+    fn index_waiting(&mut self, flow: u32, store: &impl FrameStore<Frame = F>) -> bool {
         let datagrams = self.flows.get_mut(flow).datagrams();
         if datagrams.secondary.head == datagrams.secondary.tail {
             return false;
@@ -201,11 +180,7 @@ impl<F> Comparator<F> {
     /// Notes that both queues of a flow hold frames that do not match: either the partner of the
     /// head comes within the grace, or that is a divergence.
     #[inline]
-    fn contest<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn contest(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         let entry = self.flows.get_mut(flow);
         let reported = entry.reported;
         let datagrams = entry.datagrams();
@@ -219,22 +194,21 @@ impl<F> Comparator<F> {
 
     /// Decides a flow whose head has no partner: a divergence once the oldest waiting secondary
     /// frame has waited longer than the grace, else to be looked at again.
-    pub(super) fn settle<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    pub(super) fn settle(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         loop {
             let datagrams = self.flows.get_mut(flow).datagrams();
             let (ours, theirs) = (datagrams.primary.head, datagrams.secondary.head);
             if ours == NIL || theirs == NIL {
                 return;
             }
-            let waited = turn.now.since(self.slab.get(theirs).arrived);
+            let waited = turn.now().since(self.slab.get(theirs).arrived);
             let grace = self.config.reorder_grace;
             if !grace.is_zero() && waited <= grace {
                 datagrams.contested = true;
-                self.contested.push_back((flow, turn.now));
+                if self.contested.len() == self.contested.capacity() {
+                    self.forget_uncontested();
+                }
+                self.contested.push_back((flow, turn.now()));
                 return;
             }
             if self.excuse(flow, theirs, turn) {
@@ -246,26 +220,32 @@ impl<F> Comparator<F> {
         }
     }
 
-    fn datagrams_differ<S, K>(
-        &mut self,
-        flow: u32,
-        ours: u32,
-        theirs: u32,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    /// Makes room in the queue of contested flows: those that still are hold two frames at least,
+    /// so that they fit, however many came and went within the grace.
+    #[cold]
+    fn forget_uncontested(&mut self) {
+        let flows = &mut self.flows;
+        self.contested.retain(|&(flow, _)| match &mut flows.get_mut(flow).kind {
+            Kind::Datagrams(datagrams) => {
+                let still = !datagrams.primary.is_empty() && !datagrams.secondary.is_empty();
+                datagrams.contested &= still;
+                still
+            }
+            Kind::Stream(_) => false,
+        });
+    }
+
+    fn datagrams_differ(&mut self, flow: u32, ours: u32, theirs: u32, turn: &mut impl Turn<F>) {
         let (our_span, their_span) = (self.slab.get(ours).span, self.slab.get(theirs).span);
-        let compared = same_datagram(
-            turn.store,
+        let difference = datagram_difference(
+            turn.store(),
             (self.slab.frame(ours), &our_span),
             (self.slab.frame(theirs), &their_span),
         );
-        let (reason, at) = match compared {
-            Err(Difference::Byte(at)) => (Reason::Payload, at),
+        let (reason, at) = match difference {
+            Some(Difference::Byte(at)) => (Reason::Payload, at),
             // The same as the oldest, yet unmatched: cannot be, as the head was just tried.
-            Ok(()) | Err(Difference::Length) => (Reason::Length, 0),
+            None | Some(Difference::Length) => (Reason::Length, 0),
         };
         let skipped = compared_header(&self.flows.get(flow).key);
         let finding = Finding {
@@ -281,16 +261,12 @@ impl<F> Comparator<F> {
     /// Whether a waiting secondary datagram is the late copy of one that a flush released; if
     /// so, that ghost is used up. Asked only when the frame would otherwise be a divergence: as
     /// long as it may still match a primary frame of the same content, it does.
-    pub(super) fn excuse<S, K>(&mut self, flow: u32, record: u32, turn: &mut Turn<'_, S, K>) -> bool
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    pub(super) fn excuse(&mut self, flow: u32, record: u32, turn: &mut impl Turn<F>) -> bool {
         if self.slab.ghosts.is_empty() || !matches!(self.flows.get(flow).kind, Kind::Datagrams(_)) {
             return false;
         }
         let (span, arrived) = (self.slab.get(record).span, self.slab.get(record).arrived);
-        let hash = self.hasher.hash(turn.store, self.slab.frame(record), &span, flow);
+        let hash = self.hasher.hash(turn.store(), self.slab.frame(record), &span, flow);
         let timeout = self.config.compare_timeout;
         let ghost = self
             .slab
@@ -303,11 +279,7 @@ impl<F> Comparator<F> {
 
     /// Makes room in a full secondary queue by dropping late copies from its old end.
     #[cold]
-    fn drop_late_copies<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn drop_late_copies(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         loop {
             let oldest = self.flows.get_mut(flow).datagrams().secondary.head;
             if oldest == NIL || !self.excuse(flow, oldest, turn) {

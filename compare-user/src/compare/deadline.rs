@@ -2,8 +2,9 @@
 
 use super::flow::Kind;
 use super::held::{NIL, Role};
+use super::turn::{Call, Turn};
 use super::verdict::{Discard, Reason, Side, Sink};
-use super::{Comparator, Finding, Timestamp, Turn};
+use super::{Comparator, Finding, Timestamp};
 use crate::frame::FrameStore;
 
 impl<F> Comparator<F> {
@@ -15,20 +16,16 @@ impl<F> Comparator<F> {
         S: FrameStore<Frame = F>,
         K: Sink<S>,
     {
-        let turn = &mut Turn { store, sink, now };
+        let turn = &mut Call { store, sink, now };
         self.settle_contested(turn);
         self.expire_held(turn);
         self.forget_ghosts(turn);
         self.ask_again(turn);
     }
 
-    fn settle_contested<S, K>(&mut self, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn settle_contested(&mut self, turn: &mut impl Turn<F>) {
         while let Some(&(flow, since)) = self.contested.front() {
-            if turn.now.since(since) <= self.config.reorder_grace {
+            if turn.now().since(since) <= self.config.reorder_grace {
                 return;
             }
             self.contested.pop_front();
@@ -41,11 +38,7 @@ impl<F> Comparator<F> {
         }
     }
 
-    fn expire_held<S, K>(&mut self, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn expire_held(&mut self, turn: &mut impl Turn<F>) {
         loop {
             let record = self.slab.waiting.head;
             if record == NIL {
@@ -53,7 +46,7 @@ impl<F> Comparator<F> {
             }
             let held = self.slab.get(record);
             let (flow, span, segment) = (held.flow, held.span, held.segment);
-            if turn.now.since(held.arrived) < self.config.compare_timeout {
+            if turn.now().since(held.arrived) < self.config.compare_timeout {
                 return;
             }
             let side = if held.role == Role::Frame(Side::Primary) {
@@ -81,28 +74,20 @@ impl<F> Comparator<F> {
         }
     }
 
-    fn forget_ghosts<S, K>(&mut self, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn forget_ghosts(&mut self, turn: &mut impl Turn<F>) {
         // A copy that arrives within one timeout of the flush is asked about at the latest one
         // timeout after that.
         let lifetime = self.config.compare_timeout * 2;
         while self.slab.ghosts.head != NIL
-            && turn.now.since(self.slab.get(self.slab.ghosts.head).arrived) > lifetime
+            && turn.now().since(self.slab.get(self.slab.ghosts.head).arrived) > lifetime
         {
             self.slab.forget_ghost(self.slab.ghosts.head);
         }
     }
 
-    fn ask_again<S, K>(&mut self, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn ask_again(&mut self, turn: &mut impl Turn<F>) {
         if let Some(asked) = self.requested
-            && turn.now.since(asked) >= self.config.request_interval
+            && turn.now().since(asked) >= self.config.request_interval
         {
             self.requested = None;
             self.request(turn);

@@ -265,7 +265,7 @@ impl FlowTable {
         &mut self,
         key: &FlowKey,
         hash: u64,
-        kind: Kind,
+        kind: &Kind,
         epoch: u32,
         now: Timestamp,
     ) -> Lookup {
@@ -282,7 +282,7 @@ impl FlowTable {
     }
 
     #[cold]
-    fn add(&mut self, key: &FlowKey, hash: u64, kind: Kind, epoch: u32, now: Timestamp) -> Lookup {
+    fn add(&mut self, key: &FlowKey, hash: u64, kind: &Kind, epoch: u32, now: Timestamp) -> Lookup {
         if self.flows.len() == self.limit && self.vacant == NIL && !self.evict_idlest(now) {
             return Lookup::Full;
         }
@@ -298,7 +298,7 @@ impl FlowTable {
             secondary_held: 0,
             reported: false,
             blocked: false,
-            kind,
+            kind: *kind,
         };
         let index = if self.vacant == NIL {
             self.flows.push(flow);

@@ -3,8 +3,9 @@
 use super::flow::Kind;
 use super::held::{List, NIL, Role};
 use super::segments::Segments;
+use super::turn::{Call, Turn};
 use super::verdict::{Checksum, Discard, Release, Side, Sink};
-use super::{Comparator, Timestamp, Turn};
+use super::{Comparator, Timestamp};
 use crate::frame::{FrameStore, Headers};
 
 impl<F> Comparator<F> {
@@ -16,7 +17,7 @@ impl<F> Comparator<F> {
         K: Sink<S>,
     {
         self.counters.checkpoints += 1;
-        self.flush(Side::Primary, &mut Turn { store, sink, now });
+        self.flush(Side::Primary, &mut Call { store, sink, now });
     }
 
     /// One side is lost: what the survivor has held leaves, and from now on its frames pass
@@ -26,7 +27,7 @@ impl<F> Comparator<F> {
         S: FrameStore<Frame = F>,
         K: Sink<S>,
     {
-        self.flush(survivor, &mut Turn { store, sink, now });
+        self.flush(survivor, &mut Call { store, sink, now });
         self.standalone = Some(survivor);
     }
 
@@ -46,15 +47,11 @@ impl<F> Comparator<F> {
         K: Sink<S>,
     {
         let survivor = self.standalone.unwrap_or(Side::Primary);
-        self.flush(survivor, &mut Turn { store, sink, now });
+        self.flush(survivor, &mut Call { store, sink, now });
     }
 
     /// Empties every queue: frames of `survivor` leave, those of the other side are dropped.
-    fn flush<S, K>(&mut self, survivor: Side, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn flush(&mut self, survivor: Side, turn: &mut impl Turn<F>) {
         self.epoch += 1;
         self.requested = None;
         self.table_reported = false;
@@ -67,8 +64,8 @@ impl<F> Comparator<F> {
             if leaves && survivor == Side::Secondary {
                 // Judged on arrival as one that would not leave.
                 let (frame, ..) = self.let_go(record);
-                let headers = Headers::parse(turn.store, &frame);
-                let checksum = Checksum::of(turn.store, &frame, &headers);
+                let headers = Headers::parse(turn.store(), &frame);
+                let checksum = Checksum::of(turn.store(), &frame, &headers);
                 self.release(frame, Release::Flushed, checksum, turn);
             } else if leaves {
                 self.release_held(record, Release::Flushed, turn);
@@ -76,18 +73,14 @@ impl<F> Comparator<F> {
                 self.discard_held(record, Discard::Flushed, turn);
             }
             if let Some(hash) = ghost {
-                self.slab.leave_ghost(flow, hash, turn.now);
+                self.slab.leave_ghost(flow, hash, turn.now());
             }
         }
     }
 
     /// Moves the TCP mark past a segment that is about to be flushed; of a datagram, returns the
     /// hash by which its late copy is recognised.
-    fn note_flushed<S, K>(&mut self, record: u32, turn: &mut Turn<'_, S, K>) -> Option<u64>
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn note_flushed(&mut self, record: u32, turn: &mut impl Turn<F>) -> Option<u64> {
         let held = self.slab.get(record);
         let (flow, segment, span) = (held.flow, held.segment, held.span);
         match &mut self.flows.get_mut(flow).kind {
@@ -99,7 +92,7 @@ impl<F> Comparator<F> {
             }
             Kind::Datagrams(_) => {
                 let frame = self.slab.frame(record);
-                Some(self.hasher.hash(turn.store, frame, &span, flow))
+                Some(self.hasher.hash(turn.store(), frame, &span, flow))
             }
         }
     }

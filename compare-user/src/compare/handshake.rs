@@ -3,24 +3,22 @@
 use super::flow::Known;
 use super::held::{NIL, Segment};
 use super::sequence::Sequence;
-use super::verdict::{Discard, Release, Side, Sink};
-use super::{Comparator, Incoming, Turn};
-use crate::frame::FrameStore;
+use super::turn::Turn;
+use super::verdict::{Discard, Release, Side};
+use super::{Comparator, Incoming};
+use crate::frame::TcpFields;
 
 impl<F> Comparator<F> {
     /// The primary's SYN or SYN-ACK begins a new incarnation. It leaves when the secondary has
     /// begun it too: a client that answers must find both replicas ready for the answer. Numbers
     /// are not compared: the two initial ones differ until a checkpoint.
-    pub(super) fn primary_syn<S, K>(
+    pub(super) fn primary_syn(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         let stream = self.flows.get_mut(flow).stream();
         let repeated = stream.known.primary_syn && stream.origin == segment.start;
         if !repeated {
@@ -50,11 +48,7 @@ impl<F> Comparator<F> {
 
     /// Held segments of the old incarnation leave, in stream order; what the secondary has
     /// waiting of it is dropped.
-    fn supersede<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn supersede(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         loop {
             let stream = self.flows.get_mut(flow).stream();
             let gated = stream.gated.head;
@@ -76,17 +70,14 @@ impl<F> Comparator<F> {
         }
     }
 
-    pub(super) fn secondary_syn<S, K>(
+    pub(super) fn secondary_syn(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
         initial: Sequence,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         let stream = self.flows.get_mut(flow).stream();
         if !stream.next.is_empty() {
             return self.hold_for_next(flow, incoming, segment, turn);
@@ -119,20 +110,17 @@ impl<F> Comparator<F> {
     }
 
     /// Keeps what the secondary sends in an incarnation that the primary has not begun.
-    pub(super) fn hold_for_next<S, K>(
+    pub(super) fn hold_for_next(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         let stream = self.flows.get_mut(flow).stream();
         let head = stream.next.head;
         if head != NIL
-            && segment.has(Segment::SYN)
+            && segment.has(TcpFields::SYN)
             && self.slab.get(head).segment.start == segment.start
         {
             let why = Discard::Retransmission;
@@ -146,11 +134,7 @@ impl<F> Comparator<F> {
 
     /// The primary has begun the incarnation that the secondary began before it: what the
     /// secondary sent in it, up to a further SYN, is taken up as if it came now.
-    fn adopt_next<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn adopt_next(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         let mut syn_seen = false;
         loop {
             let stream = self.flows.get_mut(flow).stream();
@@ -159,7 +143,7 @@ impl<F> Comparator<F> {
                 return;
             }
             let segment = self.slab.get(record).segment;
-            if segment.has(Segment::SYN) {
+            if segment.has(TcpFields::SYN) {
                 if std::mem::replace(&mut syn_seen, true) {
                     return;
                 }
@@ -168,7 +152,7 @@ impl<F> Comparator<F> {
                 self.slab.get_mut(record).segment = segment.moved_to(stream.origin);
             }
             stream.note_secondary_acknowledgement(&segment);
-            if segment.has(Segment::FIN) {
+            if segment.has(TcpFields::FIN) {
                 stream.secondary_end = segment.end;
                 stream.known.secondary_end = true;
             }

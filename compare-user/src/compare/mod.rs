@@ -14,6 +14,7 @@
 //! | `datagram` | the rules for everything else |
 //! | `deadline` | timeouts, grace and repeated requests |
 //! | `flush` | checkpoint, failover, rearm |
+//! | `turn` | what holds for the length of one call |
 //! | `verdict` | what comes out |
 
 mod clock;
@@ -29,6 +30,7 @@ mod held;
 mod segments;
 mod sequence;
 mod stream;
+mod turn;
 mod verdict;
 
 use std::collections::VecDeque;
@@ -42,22 +44,16 @@ use crate::frame::{Class, FlowKey, FrameStore, Headers};
 use content::{ContentHasher, Span};
 use flow::{FlowTable, Kind, Lookup};
 use held::{Arrival, Slab};
+use turn::{Call, Turn};
 
 /// Frames that are looked up together, so that their memory accesses overlap.
 const BATCH: usize = 32;
 
-/// What holds for the length of one call: the memory, the time, who is told.
-struct Turn<'a, S: FrameStore, K: Sink<S>> {
-    store: &'a S,
-    sink: &'a mut K,
-    now: Timestamp,
-}
-
 /// A frame on its way to a decision.
-struct Incoming<F> {
+struct Incoming<'a, F> {
     frame: F,
     side: Side,
-    headers: Headers,
+    headers: &'a Headers,
     hash: u64,
     checksum: Checksum,
 }
@@ -110,7 +106,7 @@ impl<F> Comparator<F> {
             table_reported: false,
             contested: VecDeque::with_capacity(config.held_limit as usize),
             standalone: None,
-            batch: Vec::with_capacity(BATCH),
+            batch: vec![(Headers::UNKNOWN, 0); BATCH],
             config,
         }
     }
@@ -160,7 +156,7 @@ impl<F> Comparator<F> {
     {
         let headers = Headers::parse(store, &frame);
         let hash = self.flows.hash(&headers.key);
-        self.judge(side, frame, headers, hash, &mut Turn { store, sink, now });
+        self.judge(side, frame, &headers, hash, &mut Call { store, sink, now });
     }
 
     /// Takes in all of `frames`, in order. Does what [`Comparator::offer`] on each would, with
@@ -177,21 +173,19 @@ impl<F> Comparator<F> {
         S: FrameStore<Frame = F>,
         K: Sink<S>,
     {
-        let turn = &mut Turn { store, sink, now };
+        let turn = &mut Call { store, sink, now };
         let mut batch = std::mem::take(&mut self.batch);
         let mut rest = frames.drain(..);
         while !rest.as_slice().is_empty() {
-            batch.clear();
-            let window = rest.as_slice().iter().take(BATCH);
-            batch.extend(window.map(|frame| {
-                let headers = Headers::parse(store, frame);
-                let hash = self.flows.hash(&headers.key);
-                (headers, hash)
-            }));
-            self.warm(&batch);
-            for (headers, hash) in batch.drain(..) {
-                let frame = rest.next().expect("one frame for each parsed header");
-                self.judge(side, frame, headers, hash, turn);
+            let taken = rest.as_slice().len().min(BATCH);
+            let entries = &mut batch[..taken];
+            for ((headers, hash), frame) in entries.iter_mut().zip(rest.as_slice()) {
+                headers.parse_again(store, frame);
+                *hash = self.flows.hash(&headers.key);
+            }
+            self.warm(entries);
+            for ((headers, hash), frame) in entries.iter().zip(rest.by_ref()) {
+                self.judge(side, frame, headers, *hash, turn);
             }
         }
         drop(rest);
@@ -211,17 +205,14 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn judge<S, K>(
+    fn judge(
         &mut self,
         side: Side,
         frame: F,
-        headers: Headers,
+        headers: &Headers,
         hash: u64,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         match side {
             Side::Primary => self.counters.primary_received += 1,
             Side::Secondary => self.counters.secondary_received += 1,
@@ -232,7 +223,7 @@ impl<F> Comparator<F> {
         // Only what leaves needs a complete checksum.
         let leaves = side == self.standalone.unwrap_or(Side::Primary);
         let checksum =
-            if leaves { Checksum::of(turn.store, &frame, &headers) } else { Checksum::AsFound };
+            if leaves { Checksum::of(turn.store(), &frame, headers) } else { Checksum::AsFound };
         if self.standalone.is_some() {
             return self.pass(leaves, frame, side, Release::Standalone, checksum, turn);
         }
@@ -251,18 +242,15 @@ impl<F> Comparator<F> {
     }
 
     /// Decides a frame that is not compared.
-    fn pass<S, K>(
+    fn pass(
         &mut self,
         leaves: bool,
         frame: F,
         side: Side,
         why: Release,
         checksum: Checksum,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         if leaves {
             self.release(frame, why, checksum, turn);
         } else if why == Release::Standalone {
@@ -272,53 +260,35 @@ impl<F> Comparator<F> {
         }
     }
 
-    /// The flow of a frame, brought up to date with the last checkpoint. Without room for
-    /// another flow the frame is dropped, which is a divergence.
+    /// The flow of a frame, brought up to date with the last checkpoint. None without room for
+    /// another flow.
     #[inline]
-    fn flow_of<S, K>(
-        &mut self,
-        incoming: Incoming<F>,
-        kind: Kind,
-        turn: &mut Turn<'_, S, K>,
-    ) -> Option<(u32, Incoming<F>)>
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn flow_of(&mut self, incoming: &Incoming<'_, F>, kind: &Kind, now: Timestamp) -> Option<u32> {
         let key = &incoming.headers.key;
-        match self.flows.find_or_add(key, incoming.hash, kind, self.epoch, turn.now) {
+        match self.flows.find_or_add(key, incoming.hash, kind, self.epoch, now) {
             Lookup::Found(flow) => {
                 self.bring_up_to_date(flow);
-                Some((flow, incoming))
+                Some(flow)
             }
-            Lookup::Full => {
-                self.no_flow(incoming, turn);
-                None
-            }
+            Lookup::Full => None,
         }
     }
 
+    /// Drops a frame for whose flow there is no room, which is a divergence.
     #[cold]
-    fn no_flow<S, K>(&mut self, incoming: Incoming<F>, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn no_flow(&mut self, incoming: Incoming<'_, F>, turn: &mut impl Turn<F>) {
         if !self.table_reported {
             self.table_reported = true;
             self.counters.divergences += 1;
-            turn.sink.diverged(
-                turn.store,
-                &Divergence {
-                    flow: &incoming.headers.key,
-                    reason: Reason::FlowTable,
-                    side: incoming.side,
-                    offset: 0,
-                    waited: std::time::Duration::ZERO,
-                    primary: None,
-                    secondary: None,
-                },
-            );
+            turn.diverged(&Divergence {
+                flow: &incoming.headers.key,
+                reason: Reason::FlowTable,
+                side: incoming.side,
+                offset: 0,
+                waited: std::time::Duration::ZERO,
+                primary: None,
+                secondary: None,
+            });
             self.request(turn);
         }
         self.discard(incoming.frame, incoming.side, Discard::FlowsFull, turn);
@@ -326,17 +296,13 @@ impl<F> Comparator<F> {
 
     /// Holds a frame, or drops it at a limit, which is a divergence.
     #[inline]
-    fn hold<S, K>(
+    fn hold(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: held::Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) -> Option<u32>
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) -> Option<u32> {
         let side = incoming.side;
         if self.flows.get(flow).held(side) >= self.config.queue_limit {
             return self.refuse(flow, incoming, Reason::QueueFull, Discard::QueueFull, turn);
@@ -348,8 +314,8 @@ impl<F> Comparator<F> {
             frame: incoming.frame,
             side,
             flow,
-            now: turn.now,
-            span: Span::new(&incoming.headers),
+            now: turn.now(),
+            span: Span::new(incoming.headers),
             segment,
             checksum: incoming.checksum,
         });
@@ -359,18 +325,14 @@ impl<F> Comparator<F> {
     }
 
     #[cold]
-    fn refuse<S, K>(
+    fn refuse(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         reason: Reason,
         discard: Discard,
-        turn: &mut Turn<'_, S, K>,
-    ) -> Option<u32>
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) -> Option<u32> {
         let side = incoming.side;
         self.discard(incoming.frame, side, discard, turn);
         self.diverge(
@@ -402,66 +364,41 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn release_held<S, K>(&mut self, record: u32, why: Release, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn release_held(&mut self, record: u32, why: Release, turn: &mut impl Turn<F>) {
         let (frame, _, checksum) = self.let_go(record);
         self.release(frame, why, checksum, turn);
     }
 
     #[inline]
-    fn discard_held<S, K>(&mut self, record: u32, why: Discard, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn discard_held(&mut self, record: u32, why: Discard, turn: &mut impl Turn<F>) {
         let (frame, side, _) = self.let_go(record);
         self.discard(frame, side, why, turn);
     }
 
     #[inline]
-    fn release<S, K>(
-        &mut self,
-        frame: F,
-        why: Release,
-        checksum: Checksum,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn release(&mut self, frame: F, why: Release, checksum: Checksum, turn: &mut impl Turn<F>) {
         self.counters.released += 1;
         match why {
             Release::Matched => self.counters.matched += 1,
             Release::Flushed => self.counters.flushed += 1,
             _ => {}
         }
-        turn.sink.release(frame, why, checksum);
+        turn.release(frame, why, checksum);
     }
 
     #[inline]
-    fn discard<S, K>(&mut self, frame: F, side: Side, why: Discard, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn discard(&mut self, frame: F, side: Side, why: Discard, turn: &mut impl Turn<F>) {
         if why.is_loss() {
             self.counters.lost += 1;
         } else {
             self.counters.discarded += 1;
         }
-        turn.sink.discard(frame, side, why);
+        turn.discard(frame, side, why);
     }
 
     /// Reports a divergence of a flow, once until the next checkpoint, and asks for one.
     #[cold]
-    fn diverge<S, K>(&mut self, flow: u32, finding: Finding, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn diverge(&mut self, flow: u32, finding: Finding, turn: &mut impl Turn<F>) {
         let entry = self.flows.get_mut(flow);
         if std::mem::replace(&mut entry.reported, true) {
             return;
@@ -473,33 +410,26 @@ impl<F> Comparator<F> {
         let waited = [finding.primary, finding.secondary]
             .into_iter()
             .flatten()
-            .map(|(record, _)| turn.now.since(self.slab.get(record).arrived))
+            .map(|(record, _)| turn.now().since(self.slab.get(record).arrived))
             .max();
-        turn.sink.diverged(
-            turn.store,
-            &Divergence {
-                flow: &self.flows.get(flow).key,
-                reason: finding.reason,
-                side: finding.side,
-                offset: finding.offset,
-                waited: waited.unwrap_or_default(),
-                primary: exhibit(finding.primary),
-                secondary: exhibit(finding.secondary),
-            },
-        );
+        turn.diverged(&Divergence {
+            flow: &self.flows.get(flow).key,
+            reason: finding.reason,
+            side: finding.side,
+            offset: finding.offset,
+            waited: waited.unwrap_or_default(),
+            primary: exhibit(finding.primary),
+            secondary: exhibit(finding.secondary),
+        });
         self.request(turn);
     }
 
     /// Asks for a checkpoint unless one is outstanding.
-    fn request<S, K>(&mut self, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn request(&mut self, turn: &mut impl Turn<F>) {
         if self.requested.is_none() {
-            self.requested = Some(turn.now);
+            self.requested = Some(turn.now());
             self.counters.checkpoint_requests += 1;
-            turn.sink.checkpoint_wanted();
+            turn.checkpoint_wanted();
         }
     }
 }

@@ -8,14 +8,15 @@ use super::content::first_difference;
 use super::flow::{Kind, Stream};
 use super::held::{NIL, Segment};
 use super::sequence::Sequence;
-use super::verdict::{Discard, Reason, Release, Side, Sink};
-use super::{Comparator, Finding, Incoming, Turn};
-use crate::frame::{FrameStore, TcpFields};
+use super::turn::Turn;
+use super::verdict::{Discard, Reason, Release, Side};
+use super::{Comparator, Finding, Incoming};
+use crate::frame::TcpFields;
 
 impl Stream {
     /// Whether the secondary has acknowledged what `segment` acknowledges.
     pub(super) fn acknowledges_enough(&self, segment: &Segment) -> bool {
-        if !segment.has(Segment::ACK) || segment.has(Segment::RST) {
+        if !segment.has(TcpFields::ACK) || segment.has(TcpFields::RST) {
             return true;
         }
         self.known.secondary_acknowledged
@@ -23,7 +24,7 @@ impl Stream {
     }
 
     pub(super) fn note_primary_acknowledgement(&mut self, segment: &Segment) {
-        if segment.has(Segment::ACK) {
+        if segment.has(TcpFields::ACK) {
             self.primary_acknowledged = if self.known.primary_acknowledged {
                 self.primary_acknowledged.later(segment.acknowledgement)
             } else {
@@ -34,7 +35,7 @@ impl Stream {
     }
 
     pub(super) fn note_secondary_acknowledgement(&mut self, segment: &Segment) {
-        if segment.has(Segment::ACK) {
+        if segment.has(TcpFields::ACK) {
             self.secondary_acknowledged = if self.known.secondary_acknowledged {
                 self.secondary_acknowledged.later(segment.acknowledgement)
             } else {
@@ -64,20 +65,17 @@ enum Step {
 
 impl<F> Comparator<F> {
     #[inline]
-    pub(super) fn segment<S, K>(
+    pub(super) fn segment(
         &mut self,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         fields: &TcpFields,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
-        let Some((flow, incoming)) = self.flow_of(incoming, Kind::STREAM, turn) else {
-            return;
+        turn: &mut impl Turn<F>,
+    ) {
+        let Some(flow) = self.flow_of(&incoming, &Kind::STREAM, turn.now()) else {
+            return self.no_flow(incoming, turn);
         };
-        let segment = Segment::new(&incoming.headers, fields);
-        match (incoming.side, segment.has(Segment::SYN)) {
+        let segment = Segment::new(incoming.headers, fields);
+        match (incoming.side, segment.has(TcpFields::SYN)) {
             (Side::Primary, false) => self.primary_segment(flow, incoming, segment, turn),
             (Side::Primary, true) => self.primary_syn(flow, incoming, segment, turn),
             (Side::Secondary, false) => self.secondary_segment(flow, incoming, segment, turn),
@@ -88,16 +86,13 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn primary_segment<S, K>(
+    fn primary_segment(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         let ack_gate = self.config.ack_gate;
         let stream = self.flows.get_mut(flow).stream();
         if !stream.known.mark {
@@ -107,12 +102,12 @@ impl<F> Comparator<F> {
             stream.known.mark = true;
         }
         stream.note_primary_acknowledgement(&segment);
-        if segment.has(Segment::FIN) {
+        if segment.has(TcpFields::FIN) {
             stream.primary_end = segment.end;
             stream.known.primary_end = true;
         }
         let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
-        let ends = segment.has(Segment::FIN | Segment::RST);
+        let ends = segment.has(TcpFields::FIN | TcpFields::RST);
         if segment.is_empty() && !ends {
             if ack_gate != AckGate::All || enough && stream.gated.is_empty() {
                 return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
@@ -120,12 +115,12 @@ impl<F> Comparator<F> {
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
         let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
-        if segment.is_empty() && segment.has(Segment::RST) && nothing_before {
+        if segment.is_empty() && segment.has(TcpFields::RST) && nothing_before {
             // All that it follows has left, or was never seen (a refusal carries number zero).
             return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
         }
         // A FIN says that the stream ends here: what waits of the secondary's may say otherwise.
-        let contradicted = segment.has(Segment::FIN) && !stream.secondary.is_empty();
+        let contradicted = segment.has(TcpFields::FIN) && !stream.secondary.is_empty();
         let follows = ends && (!nothing_before || contradicted);
         if segment.end.at_or_before(stream.mark) && !follows {
             if enough {
@@ -148,16 +143,13 @@ impl<F> Comparator<F> {
         self.advance(flow, turn);
     }
 
-    fn hold_at_gate<S, K>(
+    fn hold_at_gate(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             self.slab.enqueue(&mut stream.gated, record);
@@ -165,16 +157,13 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn secondary_segment<S, K>(
+    fn secondary_segment(
         &mut self,
         flow: u32,
-        incoming: Incoming<F>,
+        incoming: Incoming<'_, F>,
         segment: Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) {
         let stream = self.flows.get_mut(flow).stream();
         if !stream.next.is_empty() {
             return self.hold_for_next(flow, incoming, segment, turn);
@@ -184,7 +173,7 @@ impl<F> Comparator<F> {
             return self.discard(incoming.frame, Side::Secondary, Discard::Flushed, turn);
         }
         stream.note_secondary_acknowledgement(&segment);
-        if segment.has(Segment::FIN) {
+        if segment.has(TcpFields::FIN) {
             stream.secondary_end = segment.end;
             stream.known.secondary_end = true;
         }
@@ -206,21 +195,17 @@ impl<F> Comparator<F> {
     /// queue, and ordinary traffic holds only one frame of each pair. What ends a stream, and a
     /// difference, is left to [`Self::advance`], which finds it with both frames held.
     #[inline]
-    fn meet<S, K>(
+    fn meet(
         &mut self,
         flow: u32,
-        incoming: &Incoming<F>,
+        incoming: &Incoming<'_, F>,
         segment: &Segment,
-        turn: &mut Turn<'_, S, K>,
-    ) -> bool
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) -> bool {
         let blocked = self.flows.get(flow).blocked;
         let stream = self.flows.get_mut(flow).stream();
         let ready = stream.known.mark && !stream.waits_for_syn() && !blocked;
-        if !ready || segment.has(Segment::FIN | Segment::RST) {
+        if !ready || segment.has(TcpFields::FIN | TcpFields::RST) {
             return false;
         }
         loop {
@@ -233,7 +218,9 @@ impl<F> Comparator<F> {
             let Some(waiting) = waiting else { return false };
             let held = self.slab.get(waiting);
             let other = held.segment;
-            if !segment.spans(mark) || !other.spans(mark) || other.has(Segment::FIN | Segment::RST)
+            if !segment.spans(mark)
+                || !other.spans(mark)
+                || other.has(TcpFields::FIN | TcpFields::RST)
             {
                 return false;
             }
@@ -242,7 +229,7 @@ impl<F> Comparator<F> {
                 usize::from(incoming.headers.content) + mark.distance_from(segment.start) as usize;
             let place = held.span.start() + mark.distance_from(other.start) as usize;
             let found = first_difference(
-                turn.store,
+                turn.store(),
                 (&incoming.frame, own_place),
                 (self.slab.frame(waiting), place),
                 until.distance_from(mark) as usize,
@@ -263,11 +250,7 @@ impl<F> Comparator<F> {
     /// Compares as far as both streams reach, then opens the gate as far as the secondary has
     /// acknowledged.
     #[inline]
-    pub(super) fn advance<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    pub(super) fn advance(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         loop {
             match self.step(flow) {
                 Step::Wait => break,
@@ -288,11 +271,7 @@ impl<F> Comparator<F> {
 
     /// The first segment of `side` has been compared to its end.
     #[inline]
-    fn compared<S, K>(&mut self, flow: u32, side: Side, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn compared(&mut self, flow: u32, side: Side, turn: &mut impl Turn<F>) {
         let stream = self.flows.get_mut(flow).stream();
         let queue = match side {
             Side::Primary => &mut stream.primary,
@@ -327,7 +306,7 @@ impl<F> Comparator<F> {
         {
             let segment = self.slab.get(record).segment;
             return match theirs {
-                Some(theirs) if segment.has(Segment::FIN) && segment.end == mark => {
+                Some(theirs) if segment.has(TcpFields::FIN) && segment.end == mark => {
                     if blocked {
                         Step::Wait
                     } else {
@@ -365,18 +344,14 @@ impl<F> Comparator<F> {
     /// Compares both streams from the mark up to `until` and moves the mark there. False if they
     /// differ.
     #[inline]
-    fn compare<S, K>(
+    fn compare(
         &mut self,
         flow: u32,
         ours: u32,
         theirs: u32,
         until: Sequence,
-        turn: &mut Turn<'_, S, K>,
-    ) -> bool
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+        turn: &mut impl Turn<F>,
+    ) -> bool {
         let (mark, origin) = {
             let stream = self.flows.get_mut(flow).stream();
             (stream.mark, stream.origin)
@@ -387,7 +362,7 @@ impl<F> Comparator<F> {
         };
         let (our_place, their_place) = (place(ours), place(theirs));
         let found = first_difference(
-            turn.store,
+            turn.store(),
             (self.slab.frame(ours), our_place),
             (self.slab.frame(theirs), their_place),
             until.distance_from(mark) as usize,
@@ -413,11 +388,7 @@ impl<F> Comparator<F> {
     }
 
     #[cold]
-    fn past_end<S, K>(&mut self, flow: u32, side: Side, record: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn past_end(&mut self, flow: u32, side: Side, record: u32, turn: &mut impl Turn<F>) {
         let held = self.slab.get(record);
         let (start, segment) = (held.span.start(), held.segment);
         let entry = self.flows.get_mut(flow);
@@ -438,11 +409,7 @@ impl<F> Comparator<F> {
     /// A primary segment whose bytes are compared: it leaves, or waits for the secondary's
     /// acknowledgement behind those that wait already.
     #[inline]
-    fn pass_gate<S, K>(&mut self, flow: u32, record: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn pass_gate(&mut self, flow: u32, record: u32, turn: &mut impl Turn<F>) {
         let segment = self.slab.get(record).segment;
         let open = self.config.ack_gate == AckGate::Off;
         let stream = self.flows.get_mut(flow).stream();
@@ -454,11 +421,7 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn open_gate<S, K>(&mut self, flow: u32, turn: &mut Turn<'_, S, K>)
-    where
-        S: FrameStore<Frame = F>,
-        K: Sink<S>,
-    {
+    fn open_gate(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         loop {
             let entry = self.flows.get_mut(flow);
             let blocked = entry.blocked;
@@ -468,7 +431,7 @@ impl<F> Comparator<F> {
                 return;
             }
             let segment = self.slab.get(head).segment;
-            let contradicted = blocked && segment.has(Segment::FIN);
+            let contradicted = blocked && segment.has(TcpFields::FIN);
             if contradicted || !stream.acknowledges_enough(&segment) {
                 return;
             }
@@ -480,7 +443,7 @@ impl<F> Comparator<F> {
 
 /// How a segment that has had its turn is counted.
 fn released_as(segment: &Segment) -> Release {
-    if segment.is_empty() && !segment.has(Segment::SYN) {
+    if segment.is_empty() && !segment.has(TcpFields::SYN) {
         Release::NoPayload
     } else {
         Release::Matched

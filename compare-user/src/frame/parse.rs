@@ -57,19 +57,29 @@ impl Headers {
     #[inline]
     #[must_use]
     pub fn parse<S: FrameStore>(store: &S, frame: &S::Frame) -> Self {
-        // Filled in place: a copy of the freshly written fields would wait for each of them.
-        let mut headers = Self {
-            class: Class::Datagram,
-            key: FlowKey::NONE,
-            network: 0,
-            transport: 0,
-            content: 0,
-            hole: 0,
-            end: 0,
-            fragment: 0,
-        };
-        headers.class = link(&mut headers, store.run(frame, 0), store.len(frame));
+        let mut headers = Self::UNKNOWN;
+        headers.parse_again(store, frame);
         headers
+    }
+
+    /// Headers of no frame yet.
+    pub const UNKNOWN: Self = Self {
+        class: Class::Pass(PassReason::NotIp),
+        key: FlowKey::NONE,
+        network: 0,
+        transport: 0,
+        content: 0,
+        hole: 0,
+        end: 0,
+        fragment: 0,
+    };
+
+    /// [`Headers::parse`] into the place of other headers: a copy of the freshly written fields
+    /// would wait for each of them, which takes longer than parsing.
+    #[inline]
+    pub fn parse_again<S: FrameStore>(&mut self, store: &S, frame: &S::Frame) {
+        *self = Self::UNKNOWN;
+        self.class = link(self, store.run(frame, 0), store.len(frame));
     }
 }
 
@@ -86,8 +96,9 @@ pub(super) fn checksum_offset(protocol: u8, family: u8) -> Option<u16> {
 
 /// Ethernet and VLAN tags. `run` is the first run of a frame that is `len` bytes long.
 ///
-/// Like every layer below, fills in its part of `headers` and returns the frame's class.
-#[inline]
+/// Like every layer below, fills in its part of `headers` and returns the frame's class. Those on
+/// the way of ordinary traffic are always inlined, so that the class too is written in place.
+#[inline(always)]
 fn link(headers: &mut Headers, run: &[u8], len: usize) -> Class {
     let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(run) else {
         return Class::Malformed(Malformed::Ethernet);
@@ -127,7 +138,7 @@ fn is_tag(ether_type: EtherType) -> bool {
     )
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class {
     let Ok(header) = Ipv4HeaderSlice::from_slice(&run[network..]) else {
         return Class::Malformed(Malformed::Ipv4);
@@ -149,13 +160,17 @@ fn ipv4(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class 
     }
     match protocol {
         ip_number::IGMP => Class::Pass(PassReason::GroupMembership),
-        ip_number::AUTH => match IpAuthHeaderSlice::from_slice(&readable[transport..]) {
-            Ok(auth) => {
-                upper(headers, readable, auth.next_header(), transport + auth.slice().len())
-            }
-            Err(_) => Class::Malformed(Malformed::Ipv4),
-        },
+        ip_number::AUTH => authenticated(headers, readable, transport),
         _ => upper(headers, readable, protocol, transport),
+    }
+}
+
+/// An IPv4 authentication header at `at`, and what it authenticates.
+#[cold]
+fn authenticated(headers: &mut Headers, readable: &[u8], at: usize) -> Class {
+    match IpAuthHeaderSlice::from_slice(&readable[at..]) {
+        Ok(auth) => upper(headers, readable, auth.next_header(), at + auth.slice().len()),
+        Err(_) => Class::Malformed(Malformed::Ipv4),
     }
 }
 
@@ -166,7 +181,7 @@ fn widened(address: [u8; 4]) -> [u8; 16] {
     u128::from(u32::from_le_bytes(address)).to_le_bytes()
 }
 
-#[inline]
+#[inline(always)]
 fn ipv6(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class {
     let Ok(header) = Ipv6HeaderSlice::from_slice(&run[network..]) else {
         return Class::Malformed(Malformed::Ipv6);
@@ -295,7 +310,7 @@ fn fragment(
 
 /// The upper-layer header at `transport`. `readable` ends where the IP payload does, or with the
 /// frame's first run.
-#[inline]
+#[inline(always)]
 fn upper(headers: &mut Headers, readable: &[u8], protocol: IpNumber, transport: usize) -> Class {
     let segment = &readable[transport..];
     let start = transport as u16;

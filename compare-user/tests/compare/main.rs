@@ -3,14 +3,18 @@
 //!
 //! Whatever a test does, the [`rig::Rig`] asserts at its end that no frame was lost or doubled.
 
+mod chunks;
 mod datagram;
+mod datagram_model;
 mod flush;
+mod garbage;
 mod gate;
 mod handshake;
 mod limits;
 mod passing;
 mod rig;
 mod stream;
+mod stream_model;
 mod teardown;
 mod uncompared;
 mod wire;

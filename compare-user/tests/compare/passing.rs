@@ -70,7 +70,7 @@ fn a_frame_that_contradicts_itself_is_handled_like_one_that_is_not_ip() {
         (set(udp.clone(), 14 + 2, 0xff), "a total length beyond the frame"),
         (set(udp.clone(), 14 + 3, 5), "a total length below the header's"),
         (set(udp.clone(), 14 + 20 + 4, 0xff), "a UDP length beyond the packet"),
-        (set(udp.clone(), 14 + 20 + 5, 7), "a UDP length below its header"),
+        (set(udp, 14 + 20 + 5, 7), "a UDP length below its header"),
         (set(tcp.clone(), 14 + 20 + 12, 0x40), "a TCP data offset below the least"),
         (set(tcp.clone(), 14 + 20 + 12, 0xf0), "a TCP data offset beyond the packet"),
         (set(set(tcp, 14 + 2, 0), 14 + 3, 30), "a cut TCP header"),

@@ -30,7 +30,7 @@ fn assert_same(ours: Bytes, theirs: Bytes, what: &str) {
         let frame = |side| if side == Side::Primary { ours.clone() } else { theirs.clone() };
         rig.offer(first, frame(first));
         rig.offer(first.other(), frame(first.other()));
-        assert_eq!(rig.released(), [ours.clone()], "{what}, {first:?} first");
+        assert_eq!(rig.released(), std::slice::from_ref(&ours), "{what}, {first:?} first");
         assert!(rig.is_clean());
     }
 }

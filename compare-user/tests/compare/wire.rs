@@ -110,7 +110,7 @@ impl Network {
 /// A fragment of a UDP datagram over IPv4: `offset` in bytes.
 pub(crate) fn fragment(identification: u16, offset: u16, more: bool, payload: &[u8]) -> Bytes {
     let mut frame = Network { identification, dont_fragment: false, ..IPV4 }.protocol(17, payload);
-    let word = offset / 8 | if more { 0x2000 } else { 0 };
+    let word = (offset / 8) | if more { 0x2000 } else { 0 };
     frame[20..22].copy_from_slice(&word.to_be_bytes());
     frame
 }

@@ -1,6 +1,7 @@
 //! A pinned program outlives its owner, and the next owner takes it over without a gap.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -119,8 +120,13 @@ fn the_program_outlives_a_killed_owner_and_is_taken_over() {
 #[test]
 fn without_privilege_the_error_names_what_is_missing() {
     in_namespace(|| {
-        // A user without capabilities, `nobody` on most systems.
-        let output = Owner::program().args(["lo", "generic"]).uid(65534).output().unwrap();
+        // A user without capabilities, `nobody` on most systems. It may not be allowed to enter
+        // the directory of the build.
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(copy.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let program = copy.path().join("steer_hold");
+        std::fs::copy(Owner::program().get_program(), &program).unwrap();
+        let output = Command::new(program).args(["lo", "generic"]).uid(65534).output().unwrap();
         let line = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(i32::from(FaultKind::Privilege.exit_code())));
         assert_eq!(line.lines().count(), 1, "{line}");

@@ -1,18 +1,13 @@
-//! Builds both sides in release and hands over to the load generator.
+//! `cargo xtask bench chardev`: hands over to the load generator.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::{
-    build_ebpf::{self, Flavour},
-    command, release, setup, workspace,
-};
+use crate::command;
 
-/// The load generator: an example of the tests crate, so that it is built for release.
-const LOAD: &str = "chardev_load";
-
+/// How to measure.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Time per round and kind of measurement; there are 48 of them
@@ -23,25 +18,15 @@ pub(crate) struct Options {
     json: bool,
 }
 
+/// Runs `load`, which starts `binary` and QEMU in turn.
+///
 /// # Errors
-/// As [`super::run`].
-pub(crate) fn run(options: &Options) -> Result<()> {
-    build_ebpf::build(&setup::ensure_for_tests()?, Flavour::Release)?;
-    let binary = release::build()?;
-    let mut build = Command::new(workspace::cargo());
-    build.current_dir(workspace::root()).args([
-        "build",
-        "--release",
-        "--package",
-        "colo-tests",
-        "--example",
-        LOAD,
-    ]);
-    command::run(&mut build)?;
-    let mut load = Command::new(workspace::target_dir().join("release/examples").join(LOAD));
-    load.env("COLO_XDP_BINARY", binary).args(["--seconds", &options.seconds.to_string()]);
+/// A comparator does not start, changes a frame, or does not end as it should.
+pub(crate) fn run(options: &Options, binary: &Path, load: &Path) -> Result<()> {
+    let mut command = Command::new(load);
+    command.env("COLO_XDP_BINARY", binary).args(["--seconds", &options.seconds.to_string()]);
     if options.json {
-        load.arg("--json");
+        command.arg("--json");
     }
-    Ok(command::run(&mut load)?)
+    Ok(command::run(&mut command)?)
 }

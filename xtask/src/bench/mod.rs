@@ -1,13 +1,22 @@
-//! `cargo xtask bench`: measurements that need a whole process, or two to compare.
+//! `cargo xtask bench`: what the software costs on this machine.
 
-mod chardev;
+pub(crate) mod chardev;
+pub(crate) mod xdp;
 
-use anyhow::Result;
 use clap::Subcommand;
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Benchmark {
+pub(crate) enum Bench {
+    /// The AF_XDP path on veth devices: forwarding alone beside comparing
+    ///
+    /// Needs root and two cores. Runs `colo-xdp run --compare off` and `--compare on` in turn on
+    /// the same devices, with the same load, several rounds: the machine may be shared, so what
+    /// counts are medians and ratios within a round.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench xdp\n  cargo xtask bench xdp --quick --json"
+    )]
+    Xdp(xdp::Options),
     /// QEMU's colo-compare and colo-xdp under the same load on socket chardevs
     ///
     /// One driver, at most 256 pairs under way, fresh processes, alternating rounds. Content and
@@ -18,14 +27,4 @@ pub(crate) enum Benchmark {
         after_help = "Examples:\n  cargo xtask bench chardev\n  cargo xtask bench chardev --seconds 5 --json"
     )]
     Chardev(chardev::Options),
-}
-
-/// Runs it.
-///
-/// # Errors
-/// Something is missing, a build failed, or a comparator did not do what it must.
-pub(crate) fn run(benchmark: &Benchmark) -> Result<()> {
-    match benchmark {
-        Benchmark::Chardev(options) => chardev::run(options),
-    }
 }

@@ -1,7 +1,7 @@
 //! QMP: the monitor of a KVM COLO primary.
 //!
 //! A divergence sets the migration parameter `x-checkpoint-delay` to the value it has, which makes
-//! QEMU start a checkpoint at once; the event `RESUME` ends it. [`session`] has the protocol, this
+//! QEMU start a checkpoint at once; the event `RESUME` ends it. `session.rs` has the protocol, this
 //! file the connection.
 
 mod lines;

@@ -95,8 +95,13 @@ pub(super) fn assemble(args: &Args) -> Result<Assembled, Failure> {
     }
     let output = args.out.xdp().map(|spec| Device::find(&spec.device)).transpose()?;
     let claim = args.out.xdp().map(|spec| Claim::take(&spec.device)).transpose()?;
+    for spec in [&args.primary, &args.secondary].into_iter().filter_map(|port| port.xdp()) {
+        Device::find(&spec.device)?;
+    }
+    // Until the memory is there, a running guest is not disturbed.
+    let region = ports::region(args)?;
     let mut steering = Steering::attach(args)?;
-    let mut ports = ports::mixed(args, &steering.opener)?;
+    let mut ports = ports::mixed(args, region, &steering.opener)?;
     let mut obtained = std::mem::take(&mut ports.obtained);
     obtained.extend(steering.obtained().map(|(device, mode)| format!("steer on {device}: {mode}")));
     let lengths = output.as_ref().map_or(0..=usize::MAX, |device| {

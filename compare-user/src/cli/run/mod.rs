@@ -82,6 +82,10 @@ pub(super) struct Args {
     /// chardev:tcp:HOST:PORT[,server].
     #[arg(long, value_name = "PORT")]
     notify: Option<NotifySpec>,
+    /// Frames on chardev ports, and messages of the --notify peer, carry a virtio-net header or its
+    /// length, as with QEMU's vnet_hdr_support.
+    #[arg(long)]
+    vnet_hdr: bool,
     /// QMP socket of the KVM COLO primary, as unix:PATH: asked for checkpoints, tells when done.
     #[arg(long, value_name = "ADDRESS")]
     qmp: Option<QmpSpec>,
@@ -108,10 +112,6 @@ pub(super) struct Args {
     /// Flows tracked at once.
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     max_flows: u32,
-    /// Frames on chardev ports carry a virtio-net header, and messages from the notify peer its
-    /// length, as with QEMU's vnet_hdr_support.
-    #[arg(long)]
-    vnet_hdr: bool,
     /// Let the XDP programs log what they do not steer.
     #[arg(long)]
     debug_xdp: bool,

@@ -74,9 +74,17 @@ pub(super) fn sockets(args: &Args) -> Result<Option<Ports<ChardevPort<Arena>>>, 
     Ok(Some(Ports::of(store, vec![primary, secondary], output)))
 }
 
+/// The memory for [`mixed`]. Making it takes longest of all.
+pub(super) fn region(args: &Args) -> Result<Region, Failure> {
+    Ok(Region::new(region_config(args))?)
+}
+
 /// Devices, and sockets among them: frames lie where the devices can address them.
-pub(super) fn mixed(args: &Args, opened: &Sender<Opened>) -> Result<Ports<MixedPort>, Failure> {
-    let mut region = Region::new(region_config(args))?;
+pub(super) fn mixed(
+    args: &Args,
+    mut region: Region,
+    opened: &Sender<Opened>,
+) -> Result<Ports<MixedPort>, Failure> {
     let mut inputs = Vec::new();
     for (side, spec) in [(Side::Primary, &args.primary), (Side::Secondary, &args.secondary)] {
         match spec {
