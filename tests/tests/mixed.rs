@@ -217,3 +217,32 @@ fn what_cannot_work_is_refused_in_one_line() -> Result {
     assert_eq!(std::fs::read(directory.path().join("c"))?, b"precious");
     Ok(())
 }
+
+#[test]
+fn frames_of_a_device_that_a_stalled_output_makes_the_kernel_drop_are_counted() -> Result {
+    needs_root!();
+    let sockets = Sockets { primary: false, secondary: true, out: true };
+    let mut scene = Scene::new(sockets, false, &["--frames", "1024", "--max-queue-size", "4000"])?;
+    // ARP is not compared, so that the primary alone is what counts.
+    let frames = vec![colo_tests::packet::arp(); 4000];
+    scene.send(0, &frames)?;
+    let control = scene.comparator.control();
+    let status = control.await_status("every frame somewhere", PATIENCE, |status| {
+        status.count("primary_received") + status.count("lost") == 4000 - waiting(status)
+    })?;
+    assert!(status.count("lost") > 0, "{}", status.0);
+    let lost = status.count("lost") as usize;
+    // What was not lost arrives once the peer takes frames again.
+    scene.expect(&frames[lost..])?;
+    scene.expect_nothing()?;
+    let status = scene.comparator.status()?;
+    status.check_conservation()?;
+    assert_eq!(status.count("lost") as usize, lost);
+    Ok(())
+}
+
+/// Frames in the primary's receive ring: lent, but not to the fill ring any more. The ring is
+/// full behind a stalled output, so it is all that is lent.
+fn waiting(status: &colo_tests::control::Status) -> u64 {
+    status.count("frames.receive")
+}
