@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -300,6 +300,21 @@ impl Comparator {
     #[must_use]
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Processor time that it has used so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // proc_pid_stat(5): utime and stime are fields 14 and 15; the name in field 2 may have
+        // spaces, but ends with the last parenthesis.
+        let fields = stat.rsplit(')').next().context("the line has a name")?;
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the kernel has a clock")?;
+        Ok(Duration::from_millis(ticks * 1000 / per_second.cast_unsigned()))
     }
 
     /// The path of its control socket.
