@@ -9,8 +9,10 @@
 //! removed on every way out: return, panic, SIGINT, and after a SIGKILL by the next run.
 
 pub mod capture;
+pub mod chardev;
 pub mod checkpointer;
 pub mod comparator;
+pub mod contender;
 pub mod control;
 pub mod filter;
 pub mod fragment;
@@ -23,6 +25,7 @@ mod pass_program;
 pub mod payload;
 pub mod privilege;
 mod process;
+pub mod qemu;
 pub mod segment;
 pub mod stage;
 mod tap;

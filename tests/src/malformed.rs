@@ -20,21 +20,29 @@ pub struct Malformed {
 #[must_use]
 pub fn every_class() -> Vec<Malformed> {
     let mut all = cut_tags();
-    for (packet, name) in [
-        (Packet::v4(), "IPv4"),
-        (Packet::v6(), "IPv6"),
-        (Packet::v4().tagged(7), "tagged IPv4"),
-        (Packet::v6().tagged(7), "tagged IPv6"),
-    ] {
-        let start = packet.link_header().len();
-        let faults = if packet.is_v4() { ipv4(&packet, start) } else { ipv6(&packet, start) };
-        for (fault, frame) in faults.into_iter().chain(transport(&packet, start)) {
-            let fault = format!("{name}: {fault}");
-            let reaches_capture = packet.tags.is_empty() || frame.len() >= start + 2;
-            all.push(Malformed { fault, frame, reaches_capture });
-        }
+    for packet in Packet::families() {
+        all.extend(classes(&packet));
+        all.extend(classes(&packet.tagged(7)));
     }
     all
+}
+
+/// One frame of every malformed class between the addresses and behind the tags of `packet`.
+#[must_use]
+pub fn classes(packet: &Packet) -> Vec<Malformed> {
+    let start = packet.link_header().len();
+    let faults = if packet.is_v4() { ipv4(packet, start) } else { ipv6(packet, start) };
+    let family = if packet.is_v4() { "IPv4" } else { "IPv6" };
+    let tagged = if packet.tags.is_empty() { "" } else { "tagged " };
+    faults
+        .into_iter()
+        .chain(transport(packet, start))
+        .map(|(fault, frame)| Malformed {
+            fault: format!("{tagged}{family}: {fault}"),
+            reaches_capture: packet.tags.is_empty() || frame.len() >= start + 2,
+            frame,
+        })
+        .collect()
 }
 
 type Fault = (&'static str, Vec<u8>);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::Result;
+use crate::namespace::Namespace;
 
 /// Between two looks at a child.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -66,6 +67,22 @@ pub(crate) fn wait(child: &mut Child, within: Duration) -> Result<Option<ExitSta
         }
         thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// A command that starts another program, to be appended, in `namespace` if given, and that the
+/// kernel kills when this thread ends, as after a SIGKILL of the whole process.
+///
+/// Both wrappers replace themselves: the process id is that of the program.
+pub(crate) fn tied_to_this_thread(namespace: Option<&Namespace>) -> Command {
+    let tie = ["setpriv", "--pdeathsig", "KILL", "--"];
+    let Some(namespace) = namespace else {
+        let mut command = Command::new(tie[0]);
+        command.args(&tie[1..]);
+        return command;
+    };
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", namespace.path().display())).arg("--").args(tie);
+    command
 }
 
 #[cfg(test)]

@@ -97,6 +97,10 @@ fn run(task: Task) -> anyhow::Result<()> {
             build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
             bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
         }
+        Task::Bench(bench::Bench::Chardev(options)) => {
+            build_ebpf::build(&setup::ensure_for_tests()?, Flavour::Release)?;
+            bench::chardev::run(&options, &release::build()?, &release::build_chardev_load()?)?;
+        }
     }
     Ok(())
 }

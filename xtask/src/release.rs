@@ -1,4 +1,4 @@
-//! The release builds of `colo-xdp` and of the load generator.
+//! The release builds of `colo-xdp` and of the load generators.
 
 use std::{path::PathBuf, process::Command};
 
@@ -11,7 +11,7 @@ use crate::{command, workspace};
 /// # Errors
 /// The build failed, or put the binary where nobody looks for it.
 pub(crate) fn build() -> Result<PathBuf> {
-    target(["--bin", "colo-xdp"], "release/colo-xdp")
+    target("compare-user", ["--bin", "colo-xdp"], "release/colo-xdp")
 }
 
 /// Builds what loads the binary in `cargo xtask bench xdp`: an example of compare-user, because
@@ -20,14 +20,23 @@ pub(crate) fn build() -> Result<PathBuf> {
 /// # Errors
 /// As [`build`].
 pub(crate) fn build_pair_sender() -> Result<PathBuf> {
-    target(["--example", "pair_sender"], "release/examples/pair_sender")
+    target("compare-user", ["--example", "pair_sender"], "release/examples/pair_sender")
 }
 
-fn target(target: [&str; 2], path: &str) -> Result<PathBuf> {
+/// Builds what loads the binary, and QEMU, in `cargo xtask bench chardev`: an example of the tests
+/// crate, because xtask itself is not built for release.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_chardev_load() -> Result<PathBuf> {
+    target("colo-tests", ["--example", "chardev_load"], "release/examples/chardev_load")
+}
+
+fn target(package: &str, target: [&str; 2], path: &str) -> Result<PathBuf> {
     let mut build = Command::new(workspace::cargo());
     build
         .current_dir(workspace::root())
-        .args(["build", "--release", "--package", "compare-user"])
+        .args(["build", "--release", "--package", package])
         .args(target);
     command::run(&mut build)?;
     let binary = workspace::target_dir().join(path);

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: finds what the machine lacks and installs it, or says how.
 //!
-//! Every other command calls [`ensure`] first; it is quiet when nothing is missing.
+//! Every other command calls [`ensure`] or [`ensure_for_tests`] first; both are quiet when nothing
+//! is missing.
 
 pub(crate) mod ebpf;
 mod machine;
@@ -16,7 +17,7 @@ use std::{
 use ebpf::{State, Toolchain};
 use machine::Machine;
 pub(crate) use machine::is_root;
-use needs::Need;
+use needs::{Need, Purpose};
 
 use crate::{
     command::{self, CommandFailed},
@@ -75,8 +76,8 @@ enum Step {
 }
 
 impl Survey {
-    fn of(machine: &Machine) -> Self {
-        Self { unmet: needs::unmet(machine), ebpf: ebpf::survey(machine) }
+    fn of(machine: &Machine, purpose: Purpose) -> Self {
+        Self { unmet: needs::unmet(machine, purpose), ebpf: ebpf::survey(machine) }
     }
 
     fn next(&self) -> Option<Step> {
@@ -118,30 +119,43 @@ impl Survey {
     }
 }
 
-/// Makes sure that nothing is missing and returns the eBPF toolchain; quiet if all is there.
+/// Makes sure that nothing is missing for building, and returns the eBPF toolchain; quiet if all is
+/// there.
 ///
 /// # Errors
 /// Something is missing and could not be installed.
 pub(crate) fn ensure() -> Result<Toolchain, SetupError> {
+    ensure_for(Purpose::Build)
+}
+
+/// As [`ensure`], for tests and benchmarks too.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_for_tests() -> Result<Toolchain, SetupError> {
+    ensure_for(Purpose::Test)
+}
+
+fn ensure_for(purpose: Purpose) -> Result<Toolchain, SetupError> {
     let machine = Machine::here();
-    let survey = Survey::of(&machine);
+    let survey = Survey::of(&machine, purpose);
     match (survey.next(), survey.ebpf) {
         (None, State::Ready(toolchain)) => Ok(toolchain),
-        _ => install(&machine),
+        _ => install(&machine, purpose),
     }
 }
 
-/// `cargo xtask setup`: as [`ensure`], but says so if nothing is missing.
+/// `cargo xtask setup`: as [`ensure_for_tests`], but says so if nothing is missing.
 ///
 /// # Errors
 /// As [`ensure`].
 pub(crate) fn run() -> Result<(), SetupError> {
-    let toolchain = ensure()?;
+    let toolchain = ensure_for_tests()?;
     eprintln!("nothing is missing; eBPF: {toolchain}");
     Ok(())
 }
 
-fn install(machine: &Machine) -> Result<Toolchain, SetupError> {
+fn install(machine: &Machine, purpose: Purpose) -> Result<Toolchain, SetupError> {
     let apt = machine.program("apt-get").filter(|_| machine.is_root);
     // Two apt runs at once fail, or remove each other's downloads where a clean-up hook is
     // configured (Debian's container images); the second waits and finds the work done.
@@ -149,7 +163,7 @@ fn install(machine: &Machine) -> Result<Toolchain, SetupError> {
     let mut updated = false;
     let mut last = None;
     loop {
-        let survey = Survey::of(machine);
+        let survey = Survey::of(machine, purpose);
         let missing = survey.missing();
         let step = match (survey.next(), &survey.ebpf) {
             (Some(step), _) => step,
@@ -324,10 +338,17 @@ mod tests {
     #[test]
     fn a_bare_machine_gets_every_package_once_and_a_compiler_with_its_sources() {
         let fake = Fake::new();
-        let packages = apt(Survey::of(&fake.machine).next());
-        for package in
-            ["clang", "llvm", "m4", "libclang-dev", "libelf-dev", "libpcap-dev", "rustc-web"]
-        {
+        let packages = apt(Survey::of(&fake.machine, Purpose::Test).next());
+        for package in [
+            "clang",
+            "llvm",
+            "m4",
+            "libclang-dev",
+            "libelf-dev",
+            "libpcap-dev",
+            "rustc-web",
+            "qemu-system-x86",
+        ] {
             assert_eq!(packages.iter().filter(|name| *name == package).count(), 1, "{package}");
         }
     }
@@ -354,9 +375,9 @@ mod tests {
     fn without_root_nothing_runs_and_the_commands_are_exact() {
         let fake = Fake::new();
         fake.program("usr/bin/apt-get", "exit 99");
-        let error = install(&fake.machine).expect_err("nothing is there");
+        let error = install(&fake.machine, Purpose::Test).expect_err("nothing is there");
         assert!(matches!(error, SetupError::NotInstallable { .. }), "{error}");
-        let lines = commands(&fake.machine, &Survey::of(&fake.machine)).join("\n");
+        let lines = commands(&fake.machine, &Survey::of(&fake.machine, Purpose::Test)).join("\n");
         assert!(
             lines.contains("\napt-get install --yes --no-install-recommends gcc binutils"),
             "{lines}"

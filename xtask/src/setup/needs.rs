@@ -36,7 +36,16 @@ const fn need(probe: Probe, package: &'static str, why: &'static str) -> Need {
     Need { probe, package, why }
 }
 
-/// Everything but the eBPF toolchain, which [`super::ebpf`] looks after.
+/// What the machine is to be made ready for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// Building, and running what was built.
+    Build,
+    /// That, and every test and benchmark.
+    Test,
+}
+
+/// What building takes: everything but the eBPF toolchain, which [`super::ebpf`] looks after.
 ///
 /// The list is complete for a Debian 12 `minbase` system with rustup's stable toolchain. Much of it
 /// is what libxdp's `configure` (xdp-tools, in the crate libxdp-sys) asks for.
@@ -63,6 +72,15 @@ pub(crate) const NEEDS: &[Need] = &[
     need(Probe::Program("nsenter"), "util-linux", "demo and tests enter namespaces with it"),
 ];
 
+/// What only tests and benchmarks take.
+///
+/// QEMU is large, and nobody who builds or runs colo-xdp needs it: the interop tests drive its
+/// colo-compare and its filters, without a guest.
+pub(crate) const TEST_NEEDS: &[Need] = &[
+    need(Probe::Program("qemu-system-x86_64"), "qemu-system-x86", "the comparator to compare with"),
+    need(Probe::Program("setpriv"), "util-linux", "ends QEMU with the test that started it"),
+];
+
 impl Need {
     /// What is missing, in words.
     pub(crate) fn what(&self) -> String {
@@ -86,8 +104,12 @@ impl Need {
 }
 
 /// The needs that the machine does not meet.
-pub(crate) fn unmet(machine: &Machine) -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| !need.is_met(machine)).collect()
+pub(crate) fn unmet(machine: &Machine, purpose: Purpose) -> Vec<&'static Need> {
+    let tests = match purpose {
+        Purpose::Build => &[],
+        Purpose::Test => TEST_NEEDS,
+    };
+    NEEDS.iter().chain(tests).filter(|need| !need.is_met(machine)).collect()
 }
 
 fn has_header(machine: &Machine, path: &str) -> bool {
@@ -145,7 +167,17 @@ mod tests {
     #[test]
     fn an_empty_machine_lacks_everything() {
         let fake = Fake::new();
-        assert_eq!(unmet(&fake.machine).len(), NEEDS.len());
+        assert_eq!(unmet(&fake.machine, Purpose::Build).len(), NEEDS.len());
+        assert_eq!(unmet(&fake.machine, Purpose::Test).len(), NEEDS.len() + TEST_NEEDS.len());
+    }
+
+    #[test]
+    fn qemu_is_asked_for_by_tests_only() {
+        let fake = Fake::new();
+        let asks = |purpose| {
+            unmet(&fake.machine, purpose).iter().any(|need| need.package == "qemu-system-x86")
+        };
+        assert!(asks(Purpose::Test) && !asks(Purpose::Build));
     }
 
     #[test]
