@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -24,7 +24,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
-use crate::process::{run_to_end, wait};
+use crate::process::{processor_time, run_to_end, wait};
 use crate::topology::{Role, Topology};
 
 /// How long a start may take on a busy machine before the test gives up.
@@ -268,20 +268,6 @@ impl Comparator {
         self.child.id()
     }
 
-    /// Processor time it has used, user and system together, to a hundredth of a second.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn processor_time(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.id());
-        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        // After the name, which may itself have brackets; USER_HZ is 100 wherever Linux runs.
-        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: u64 =
-            fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 10))
-    }
-
     /// Its control side.
     #[must_use]
     pub fn control(&self) -> &Control {
@@ -307,14 +293,7 @@ impl Comparator {
     /// # Errors
     /// When it has ended.
     pub fn processor_time(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // proc_pid_stat(5): utime and stime are fields 14 and 15; the name in field 2 may have
-        // spaces, but ends with the last parenthesis.
-        let fields = stat.rsplit(')').next().context("the line has a name")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the kernel has a clock")?;
-        Ok(Duration::from_millis(ticks * 1000 / per_second.cast_unsigned()))
+        processor_time(self.id())
     }
 
     /// The path of its control socket.
