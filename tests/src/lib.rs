@@ -26,6 +26,7 @@ pub mod payload;
 pub mod privilege;
 pub mod process;
 pub mod qemu;
+pub mod replica;
 pub mod segment;
 pub mod stage;
 mod tap;
