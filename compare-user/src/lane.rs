@@ -251,7 +251,7 @@ impl<P: Port> Lane<P> {
         let mut idle_since: Option<Instant> = None;
         while !self.stopping {
             let now = Instant::now();
-            if self.turn(now) {
+            if self.turn(now) || self.stopping {
                 idle_since = None;
                 continue;
             }

@@ -24,7 +24,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
-use crate::process::{run_to_end, wait};
+use crate::process::{processor_time, run_to_end, wait};
 use crate::topology::{Role, Topology};
 
 /// How long a start may take on a busy machine before the test gives up.
@@ -268,20 +268,6 @@ impl Comparator {
         self.child.id()
     }
 
-    /// Processor time it has used, user and system together, to a hundredth of a second.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn processor_time(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.id());
-        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        // After the name, which may itself have brackets; USER_HZ is 100 wherever Linux runs.
-        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: u64 =
-            fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 10))
-    }
-
     /// Its control side.
     #[must_use]
     pub fn control(&self) -> &Control {
@@ -300,6 +286,14 @@ impl Comparator {
     #[must_use]
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Processor time that it has used so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn processor_time(&self) -> Result<Duration> {
+        processor_time(self.id())
     }
 
     /// The path of its control socket.

@@ -25,7 +25,7 @@ mod packet_socket;
 mod pass_program;
 pub mod payload;
 pub mod privilege;
-mod process;
+pub mod process;
 pub mod qemu;
 pub mod replica;
 pub mod segment;

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::Result;
 use crate::namespace::Namespace;
@@ -83,6 +84,20 @@ pub(crate) fn tied_to_this_thread(namespace: Option<&Namespace>) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace.path().display())).arg("--").args(tie);
     command
+}
+
+/// User and system time of a process so far (`utime` and `stime`, proc_pid_stat(5)).
+///
+/// # Errors
+/// When it has ended.
+pub fn processor_time(id: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name in parentheses may contain blanks; the state follows it as the third field.
+    let fields = stat.rsplit_once(')').context("no process name")?.1;
+    let ticks = fields.split_whitespace().skip(14 - 3).take(2);
+    let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the kernel has a clock")?;
+    Ok(Duration::from_millis(ticks * 1000 / per_second.cast_unsigned()))
 }
 
 #[cfg(test)]

@@ -560,3 +560,36 @@ fn memory_that_runs_short_makes_the_side_that_is_ahead_wait() -> Result {
     assert_eq!(outcome.summary.count("divergences"), 0);
     Ok(())
 }
+
+/// Expects that the comparator sleeps: it uses at most 3 % of a core, and what the clock rounds.
+fn expect_asleep(comparator: &Comparator, when: &str) -> Result {
+    let before = comparator.processor_time()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let used = comparator.processor_time()? - before;
+    assert!(used <= Duration::from_millis(50), "{used:?} in a second {when}");
+    Ok(())
+}
+
+#[test]
+fn a_comparator_that_waits_for_peers_frames_or_room_sleeps() -> Result {
+    let mut scene = Scene::unix(&["--frames", "1024"])?;
+    expect_asleep(&scene.comparator, "with nothing to do")?;
+    let frames = datagrams(700, 1000);
+    scene.primary(&frames[..100])?;
+    scene.await_count("held", 100)?;
+    expect_asleep(&scene.comparator, "with frames held")?;
+    scene.primary(&frames[100..])?;
+    scene.secondary(&frames)?;
+    scene
+        .comparator
+        .control()
+        .await_status("a full output", PATIENCE, |status| status.count("frames.pending") >= 100)?;
+    expect_asleep(&scene.comparator, "with a peer that takes nothing")?;
+    scene.out().expect(&frames)?;
+    for port in [PRIMARY, SECONDARY, OUT] {
+        scene.disconnect(port)?;
+    }
+    expect_asleep(&scene.comparator, "with no peer")?;
+    scene.finish()?;
+    Ok(())
+}

@@ -6,7 +6,7 @@
 
 use super::content::{Difference, Span, compared_header, datagram_difference, same_datagram};
 use super::flow::Kind;
-use super::held::{Held, NIL, Role, Segment, Slab};
+use super::held::{Held, List, NIL, Role, Segment, Slab};
 use super::turn::Turn;
 use super::verdict::{Discard, Reason, Release, Side};
 use super::{Comparator, Finding, Incoming};
@@ -122,11 +122,14 @@ impl<F> Comparator<F> {
         ours: &Ours<'_, F>,
         store: &impl FrameStore<Frame = F>,
     ) -> Option<u32> {
-        let oldest = self.flows.get_mut(flow).datagrams().secondary.head;
+        let datagrams = self.flows.get_mut(flow).datagrams();
+        let List { head: oldest, tail: youngest } = datagrams.secondary;
         if oldest == NIL {
             return None;
         }
-        if self.is_same(store, ours, self.slab.get(oldest)) {
+        // Of several that are in the index already, one is found there as fast.
+        let direct = oldest == datagrams.unindexed || oldest == youngest;
+        if direct && self.is_same(store, ours, self.slab.get(oldest)) {
             return Some(oldest);
         }
         if !self.index_waiting(flow, store) {

@@ -179,8 +179,12 @@ impl<F> Comparator<F> {
         while !rest.as_slice().is_empty() {
             let taken = rest.as_slice().len().min(BATCH);
             let entries = &mut batch[..taken];
-            for ((headers, hash), frame) in entries.iter_mut().zip(rest.as_slice()) {
+            // Not in one loop: the hash reads in words what was written in smaller pieces, and
+            // would wait for each of them to reach the cache.
+            for ((headers, _), frame) in entries.iter_mut().zip(rest.as_slice()) {
                 headers.parse_again(store, frame);
+            }
+            for (headers, hash) in entries.iter_mut() {
                 *hash = self.flows.hash(&headers.key);
             }
             self.warm(entries);
@@ -192,10 +196,16 @@ impl<F> Comparator<F> {
         self.batch = batch;
     }
 
+    /// Below this the table is in the first cache anyway.
+    const COLD_FLOWS: usize = 256;
+
     /// Brings the buckets and flows of a batch into the caches. First all buckets, then all
     /// flows: loads that do not depend on each other are in flight together.
     #[inline]
     fn warm(&self, batch: &[(Headers, u64)]) {
+        if self.flows.len() < Self::COLD_FLOWS {
+            return;
+        }
         let mut probes = [0; BATCH];
         for (probe, (_, hash)) in probes.iter_mut().zip(batch) {
             *probe = self.flows.probe(*hash);

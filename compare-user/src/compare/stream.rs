@@ -139,6 +139,10 @@ impl<F> Comparator<F> {
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.primary.insert(&mut self.slab, record);
+            if stream.secondary.is_empty() && !stream.known.secondary_end && !follows {
+                // New bytes that nothing can be said of: the ordinary way of a primary ahead.
+                return;
+            }
         }
         self.advance(flow, turn);
     }

@@ -77,17 +77,51 @@ impl FlowKey {
     pub fn hash(&self, seed: u64) -> u64 {
         /// No final avalanche, no sponge, not compact, protected multiplication.
         type KeyHasher = RapidHasher<'static, false, false, false, true>;
-        let [outer, middle, inner] = self.vlan.map(u128::from);
-        let tags = outer | middle << 16 | inner << 32;
-        let ports = u128::from(self.source_port) | u128::from(self.destination_port) << 16;
-        let rest = u128::from(self.protocol)
-            | u128::from(self.family) << 8
-            | u128::from(self.fragment) << 16;
         let mut hasher = KeyHasher::new(seed);
-        hasher.write_u128(u128::from_ne_bytes(self.source));
-        hasher.write_u128(u128::from_ne_bytes(self.destination));
-        hasher.write_u128(tags | ports << 48 | rest << 80);
+        let [a, b, c, d, tags, ports] = self.words();
+        hasher.write_u128(u128::from(a) | u128::from(b) << 64);
+        hasher.write_u128(u128::from(c) | u128::from(d) << 64);
+        hasher.write_u128(u128::from(tags) | u128::from(ports) << 64);
         hasher.finish()
+    }
+
+    /// Whether this is the same key: `==` in words instead of field by field.
+    #[inline]
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.words(), other.words());
+        let differences = (ours[0] ^ theirs[0])
+            | (ours[1] ^ theirs[1])
+            | (ours[2] ^ theirs[2])
+            | (ours[3] ^ theirs[3])
+            | (ours[4] ^ theirs[4])
+            | (ours[5] ^ theirs[5]);
+        differences == 0
+    }
+
+    /// The whole key as it lies in memory: every byte is named, so that the compiler loads words.
+    #[inline]
+    fn words(&self) -> [u64; 6] {
+        let (source, destination) =
+            (u128::from_le_bytes(self.source), u128::from_le_bytes(self.destination));
+        let [outer, middle, inner] = self.vlan.map(u64::from);
+        let tags = outer | middle << 16 | inner << 32 | u64::from(self.source_port) << 48;
+        let [r0, r1, r2] = self.reserved.map(u64::from);
+        let ports = u64::from(self.destination_port)
+            | u64::from(self.protocol) << 16
+            | u64::from(self.family) << 24
+            | u64::from(self.fragment) << 32
+            | r0 << 40
+            | r1 << 48
+            | r2 << 56;
+        [
+            source as u64,
+            (source >> 64) as u64,
+            destination as u64,
+            (destination >> 64) as u64,
+            tags,
+            ports,
+        ]
     }
 
     /// Ports, for the protocols that have them.

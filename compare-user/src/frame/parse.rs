@@ -62,6 +62,12 @@ impl Headers {
         headers
     }
 
+    /// The last word of a layer.
+    #[inline]
+    fn is(&mut self, class: Class) {
+        self.class = class;
+    }
+
     /// Headers of no frame yet.
     pub const UNKNOWN: Self = Self {
         class: Class::Pass(PassReason::NotIp),
@@ -79,7 +85,7 @@ impl Headers {
     #[inline]
     pub fn parse_again<S: FrameStore>(&mut self, store: &S, frame: &S::Frame) {
         *self = Self::UNKNOWN;
-        self.class = link(self, store.run(frame, 0), store.len(frame));
+        link(self, store.run(frame, 0), store.len(frame));
     }
 }
 
@@ -96,19 +102,18 @@ pub(super) fn checksum_offset(protocol: u8, family: u8) -> Option<u16> {
 
 /// Ethernet and VLAN tags. `run` is the first run of a frame that is `len` bytes long.
 ///
-/// Like every layer below, fills in its part of `headers` and returns the frame's class. Those on
-/// the way of ordinary traffic are always inlined, so that the class too is written in place.
-#[inline(always)]
-fn link(headers: &mut Headers, run: &[u8], len: usize) -> Class {
+/// Like every layer below, fills in its part of `headers`; the last one says what class it is.
+#[inline]
+fn link(headers: &mut Headers, run: &[u8], len: usize) {
     let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(run) else {
-        return Class::Malformed(Malformed::Ethernet);
+        return headers.is(Class::Malformed(Malformed::Ethernet));
     };
     let mut ether_type = ethernet.ether_type();
     let mut network = Ethernet2Header::LEN;
     if is_tag(ether_type) {
         for slot in &mut headers.key.vlan {
             let Ok(tag) = SingleVlanHeaderSlice::from_slice(&run[network..]) else {
-                return Class::Malformed(Malformed::Ethernet);
+                return headers.is(Class::Malformed(Malformed::Ethernet));
             };
             *slot = tag.vlan_identifier().value();
             ether_type = tag.ether_type();
@@ -122,9 +127,9 @@ fn link(headers: &mut Headers, run: &[u8], len: usize) -> Class {
     match ether_type {
         EtherType::IPV4 => ipv4(headers, run, len, network),
         EtherType::IPV6 => ipv6(headers, run, len, network),
-        EtherType::ARP => Class::Pass(PassReason::Arp),
+        EtherType::ARP => headers.is(Class::Pass(PassReason::Arp)),
         // Also a fourth tag, and the length field of an 802.3 frame.
-        _ => Class::Pass(PassReason::NotIp),
+        _ => headers.is(Class::Pass(PassReason::NotIp)),
     }
 }
 
@@ -138,15 +143,15 @@ fn is_tag(ether_type: EtherType) -> bool {
     )
 }
 
-#[inline(always)]
-fn ipv4(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class {
+#[inline]
+fn ipv4(headers: &mut Headers, run: &[u8], len: usize, network: usize) {
     let Ok(header) = Ipv4HeaderSlice::from_slice(&run[network..]) else {
-        return Class::Malformed(Malformed::Ipv4);
+        return headers.is(Class::Malformed(Malformed::Ipv4));
     };
     let transport = network + header.slice().len();
     let end = network + usize::from(header.total_len());
     if end < transport || end > len {
-        return Class::Malformed(Malformed::Ipv4);
+        return headers.is(Class::Malformed(Malformed::Ipv4));
     }
     headers.key.source = widened(header.source());
     headers.key.destination = widened(header.destination());
@@ -159,7 +164,7 @@ fn ipv4(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class 
         return fragment(headers, protocol, transport, offset, header.more_fragments());
     }
     match protocol {
-        ip_number::IGMP => Class::Pass(PassReason::GroupMembership),
+        ip_number::IGMP => headers.is(Class::Pass(PassReason::GroupMembership)),
         ip_number::AUTH => authenticated(headers, readable, transport),
         _ => upper(headers, readable, protocol, transport),
     }
@@ -167,10 +172,10 @@ fn ipv4(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class 
 
 /// An IPv4 authentication header at `at`, and what it authenticates.
 #[cold]
-fn authenticated(headers: &mut Headers, readable: &[u8], at: usize) -> Class {
+fn authenticated(headers: &mut Headers, readable: &[u8], at: usize) {
     match IpAuthHeaderSlice::from_slice(&readable[at..]) {
         Ok(auth) => upper(headers, readable, auth.next_header(), at + auth.slice().len()),
-        Err(_) => Class::Malformed(Malformed::Ipv4),
+        Err(_) => headers.is(Class::Malformed(Malformed::Ipv4)),
     }
 }
 
@@ -181,16 +186,16 @@ fn widened(address: [u8; 4]) -> [u8; 16] {
     u128::from(u32::from_le_bytes(address)).to_le_bytes()
 }
 
-#[inline(always)]
-fn ipv6(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class {
+#[inline]
+fn ipv6(headers: &mut Headers, run: &[u8], len: usize, network: usize) {
     let Ok(header) = Ipv6HeaderSlice::from_slice(&run[network..]) else {
-        return Class::Malformed(Malformed::Ipv6);
+        return headers.is(Class::Malformed(Malformed::Ipv6));
     };
     let transport = network + Ipv6Header::LEN;
     let end = transport + usize::from(header.payload_length());
     let protocol = header.next_header();
     if end > len || (end == transport && protocol != ip_number::IPV6_NO_NEXT_HEADER) {
-        return Class::Malformed(Malformed::Ipv6);
+        return headers.is(Class::Malformed(Malformed::Ipv6));
     }
     headers.key.source = header.source();
     headers.key.destination = header.destination();
@@ -198,9 +203,9 @@ fn ipv6(headers: &mut Headers, run: &[u8], len: usize, network: usize) -> Class 
     headers.end = end as u32;
     let readable = &run[..end.min(run.len())];
     if is_extension(protocol) {
-        extensions(headers, readable, protocol, transport)
+        extensions(headers, readable, protocol, transport);
     } else {
-        upper(headers, readable, protocol, transport)
+        upper(headers, readable, protocol, transport);
     }
 }
 
@@ -217,18 +222,15 @@ fn is_extension(protocol: IpNumber) -> bool {
 }
 
 /// Walks the extension headers, of which the first starts at `at` and is a `protocol` header.
-fn extensions(
-    headers: &mut Headers,
-    readable: &[u8],
-    mut protocol: IpNumber,
-    mut at: usize,
-) -> Class {
+fn extensions(headers: &mut Headers, readable: &[u8], mut protocol: IpNumber, mut at: usize) {
     const CUT: Class = Class::Malformed(Malformed::Ipv6);
     for _ in 0..MAX_EXTENSIONS {
         let rest = &readable[at..];
         let (next, length) = match protocol {
             ip_number::IPV6_FRAGMENTATION_HEADER => {
-                let Ok(header) = Ipv6FragmentHeaderSlice::from_slice(rest) else { return CUT };
+                let Ok(header) = Ipv6FragmentHeaderSlice::from_slice(rest) else {
+                    return headers.is(CUT);
+                };
                 let (next, length) = (header.next_header(), header.slice().len());
                 if header.is_fragmenting_payload() {
                     let offset = header.fragment_offset().byte_offset();
@@ -237,11 +239,15 @@ fn extensions(
                 (next, length)
             }
             ip_number::AUTH => {
-                let Ok(header) = IpAuthHeaderSlice::from_slice(rest) else { return CUT };
+                let Ok(header) = IpAuthHeaderSlice::from_slice(rest) else {
+                    return headers.is(CUT);
+                };
                 (header.next_header(), header.slice().len())
             }
             _ if is_extension(protocol) => {
-                let Ok(header) = Ipv6RawExtHeaderSlice::from_slice(rest) else { return CUT };
+                let Ok(header) = Ipv6RawExtHeaderSlice::from_slice(rest) else {
+                    return headers.is(CUT);
+                };
                 (header.next_header(), header.slice().len())
             }
             _ => break,
@@ -249,7 +255,7 @@ fn extensions(
         protocol = next;
         at += length;
     }
-    upper(headers, readable, protocol, at)
+    upper(headers, readable, protocol, at);
 }
 
 /// The destination in an IPv6 pseudo header: with a routing header that has segments left, the
@@ -281,18 +287,12 @@ pub(super) fn final_destination(run: &[u8], headers: &Headers) -> [u8; 16] {
 
 /// One fragment, at `offset` bytes into its datagram. Malformed when it cannot be part of one: cut
 /// off a multiple of eight bytes although more follow, or reaching beyond the largest datagram.
-fn fragment(
-    headers: &mut Headers,
-    protocol: IpNumber,
-    transport: usize,
-    offset: u16,
-    more: bool,
-) -> Class {
+fn fragment(headers: &mut Headers, protocol: IpNumber, transport: usize, offset: u16, more: bool) {
     let family = headers.key.family;
     let length = headers.end - transport as u32;
     if (more && !length.is_multiple_of(8)) || u32::from(offset) + length > MAX_DATAGRAM {
         let layer = if family == 4 { Malformed::Ipv4 } else { Malformed::Ipv6 };
-        return Class::Malformed(layer);
+        return headers.is(Class::Malformed(layer));
     }
     headers.key.protocol = protocol.0;
     headers.key.fragment = 1;
@@ -305,13 +305,13 @@ fn fragment(
     {
         headers.hole = headers.transport + at;
     }
-    Class::Datagram
+    headers.is(Class::Datagram);
 }
 
 /// The upper-layer header at `transport`. `readable` ends where the IP payload does, or with the
 /// frame's first run.
-#[inline(always)]
-fn upper(headers: &mut Headers, readable: &[u8], protocol: IpNumber, transport: usize) -> Class {
+#[inline]
+fn upper(headers: &mut Headers, readable: &[u8], protocol: IpNumber, transport: usize) {
     let segment = &readable[transport..];
     let start = transport as u16;
     headers.key.protocol = protocol.0;
@@ -320,39 +320,40 @@ fn upper(headers: &mut Headers, readable: &[u8], protocol: IpNumber, transport: 
     match (protocol, headers.key.family) {
         (ip_number::TCP, _) => {
             let Ok(tcp) = TcpHeaderSlice::from_slice(segment) else {
-                return Class::Malformed(Malformed::Tcp);
+                return headers.is(Class::Malformed(Malformed::Tcp));
             };
             headers.key.source_port = tcp.source_port();
             headers.key.destination_port = tcp.destination_port();
             headers.content = start + tcp.slice().len() as u16;
-            Class::Tcp(TcpFields {
+            headers.is(Class::Tcp(TcpFields {
                 sequence: tcp.sequence_number(),
                 acknowledgement: tcp.acknowledgment_number(),
                 flags: tcp.slice()[TCP_FLAGS],
-            })
+            }));
         }
         (ip_number::UDP, _) => {
             let Ok(udp) = UdpHeaderSlice::from_slice(segment) else {
-                return Class::Malformed(Malformed::Udp);
+                return headers.is(Class::Malformed(Malformed::Udp));
             };
             let length = usize::from(udp.length());
             if length < UdpHeader::LEN || transport + length > headers.end as usize {
-                return Class::Malformed(Malformed::Udp);
+                return headers.is(Class::Malformed(Malformed::Udp));
             }
             headers.key.source_port = udp.source_port();
             headers.key.destination_port = udp.destination_port();
             headers.content = start + 4;
             headers.hole = start + 6;
-            Class::Datagram
+            headers.is(Class::Datagram);
         }
         (ip_number::ICMP, 4) | (ip_number::IPV6_ICMP, 6) => {
             if segment.len() < Icmpv6Header::MIN_LEN {
-                return Class::Malformed(Malformed::Icmp);
+                return headers.is(Class::Malformed(Malformed::Icmp));
             }
             headers.hole = start + 2;
-            if protocol == ip_number::IPV6_ICMP { icmpv6(segment[0]) } else { Class::Datagram }
+            let is_v6 = protocol == ip_number::IPV6_ICMP;
+            headers.is(if is_v6 { icmpv6(segment[0]) } else { Class::Datagram });
         }
-        _ => Class::Datagram,
+        _ => headers.is(Class::Datagram),
     }
 }
 

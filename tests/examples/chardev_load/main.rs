@@ -13,12 +13,12 @@
 mod driver;
 mod traffic;
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use colo_tests::Result;
 use colo_tests::contender::{Contender, Make, Properties};
+use colo_tests::process::processor_time;
 use driver::Driver;
 use serde::Serialize;
 use traffic::{LOADS, Load, Traffic};
@@ -157,21 +157,6 @@ fn measure(make: Make, load: Load, traffic: &Traffic, time: Duration) -> Result<
         contender.finish()?;
     }
     Ok(round)
-}
-
-/// User and system time of a process so far (`utime` and `stime`, proc_pid_stat(5)).
-fn processor_time(id: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // The name in parentheses may contain blanks; the state follows it as the third field.
-    let fields = stat.rsplit_once(')').context("no process name")?.1;
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(14 - 3)
-        .take(2)
-        .map(|field| Ok(field.parse::<u64>()?))
-        .sum::<Result<u64>>()?;
-    let rate = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock rate")?;
-    Ok(Duration::from_secs_f64(ticks as f64 / rate as f64))
 }
 
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {

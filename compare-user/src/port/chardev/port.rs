@@ -419,6 +419,8 @@ impl<S: Memory> Port for ChardevPort<S> {
         if !self.link.is_connected() {
             self.find_peer();
         } else if self.direction == Direction::Send && !std::mem::take(&mut self.busy) {
+            // Nothing waits to be sent, so there is no room to wait for.
+            self.blocked = false;
             self.listen_for_end();
         }
         Ok(())

@@ -336,6 +336,28 @@ impl Region {
         unsafe { self.registration.umem().data(&self.descs[chunk as usize]) }.contents()
     }
 
+    /// Starts to bring the first bytes of a chunk into this core's cache. The kernel has written
+    /// them, often on another core: a batch of such misses at once costs little more than one,
+    /// while the parser would take them one after the other. Measured (`cargo xtask bench xdp`,
+    /// "alone"): 7 % of the lane's time per pair of 1,514 bytes; of 64 bytes 1 % on a quiet machine
+    /// and 13 % beside neighbours that use its memory. More lines than two gain nothing.
+    #[inline]
+    fn prefetch(&self, chunk: u32) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            const LINE: usize = 64;
+            const LINES: usize = 2;
+            for line in self.bytes(chunk).chunks(LINE).take(LINES) {
+                // SAFETY: the address is that of a live slice, and nothing is read from it: a
+                // prefetch has no effect that a program could see.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = chunk;
+    }
+
     /// Bytes of data in one chunk.
     fn length_of(&self, chunk: u32) -> usize {
         self.descs[chunk as usize].lengths().data()
@@ -482,6 +504,7 @@ impl Region {
         let length = desc.lengths().data() as u32;
         match assembler.push(&mut self.chunks, port, chunk, length, desc.has_more_frames()) {
             Assembled::Frame { head, length, chunks } => {
+                self.prefetch(head);
                 Arrival::Frame(UmemFrame { head, length }, chunks)
             }
             Assembled::Partial => Arrival::Partial,

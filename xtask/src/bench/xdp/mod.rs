@@ -8,6 +8,7 @@ mod trial;
 
 use std::fmt;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use anyhow::{Result, ensure};
 use colo_tests::{Launch, Wires};
 use report::Report;
 use trial::{Mode, Stand, Trial};
+
+use crate::command;
 
 /// How long an idle lane is watched: processor time is counted in hundredths of a second.
 const IDLE: Duration = Duration::from_secs(5);
@@ -37,6 +40,10 @@ pub(crate) struct Options {
     /// Three rounds of half a second each
     #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
     quick: bool,
+    /// Run with real-time priority, on a machine that others use; they keep a twentieth of both
+    /// cores meanwhile
+    #[arg(long)]
+    realtime: bool,
     /// Print one JSON object on standard output; progress goes to standard error
     #[arg(long)]
     json: bool,
@@ -84,6 +91,12 @@ pub(crate) fn run(options: &Options, binary: &Path, sender: &Path) -> Result<()>
     ensure!(cores >= 2, "needs two cores: one sends, one compares");
     let (seconds, rounds) =
         if options.quick { (0.5, 3) } else { (options.seconds, options.rounds) };
+    if options.realtime {
+        // Sender and comparator inherit it. The kernel leaves the rest a share
+        // (`sched_rt_runtime_us`), so that nothing starves for good.
+        let own = std::process::id().to_string();
+        command::run(Command::new("chrt").args(["--fifo", "--pid", "1", &own]))?;
+    }
     let wires = Wires::new()?;
     let stand = Stand {
         wires: &wires,
@@ -94,6 +107,7 @@ pub(crate) fn run(options: &Options, binary: &Path, sender: &Path) -> Result<()>
         lane_core: cores - 1,
         seconds,
         window: options.window,
+        realtime: options.realtime,
     };
     let mut report = Report::new(rounds, &stand);
     for case in CASES {

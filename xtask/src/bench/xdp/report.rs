@@ -34,6 +34,7 @@ impl Report {
             "window": stand.window,
             "sender_core": stand.sender_core,
             "lane_core": stand.lane_core,
+            "realtime": stand.realtime,
         });
         Self { settings, cases: Vec::new(), idle: 0.0 }
     }
@@ -130,12 +131,13 @@ impl fmt::Display for Report {
         let setting = |name: &str| &self.settings[name];
         writeln!(
             f,
-            "\n{} rounds of {} s, window of {} pairs, sender on core {}, lane on core {}; medians\n",
+            "\n{} rounds of {} s, window of {} pairs, sender on core {}, lane on core {}{}; medians\n",
             setting("rounds"),
             setting("seconds"),
             setting("window"),
             setting("sender_core"),
             setting("lane_core"),
+            if setting("realtime") == true { ", real-time priority" } else { "" },
         )?;
         writeln!(
             f,

@@ -55,6 +55,7 @@ pub(super) struct Stand<'a> {
     pub(super) lane_core: usize,
     pub(super) seconds: f64,
     pub(super) window: u16,
+    pub(super) realtime: bool,
 }
 
 /// What one run found.
