@@ -34,6 +34,8 @@ pub enum Queue {
     FromGuest,
     /// To the guest.
     ToGuest,
+    /// Both.
+    All,
 }
 
 impl Queue {
@@ -42,6 +44,7 @@ impl Queue {
         match self {
             Self::FromGuest => "rx",
             Self::ToGuest => "tx",
+            Self::All => "all",
         }
     }
 }
