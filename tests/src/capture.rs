@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 
 use crate::Result;
+use crate::namespace::Namespace;
 use crate::packet::GUEST_MAC;
 use crate::packet_socket::PacketSocket;
 
@@ -27,6 +28,14 @@ impl Capture {
     /// Captures on `device` in the calling thread's namespace.
     pub(crate) fn on(device: &str) -> Result<Self> {
         Ok(Self { socket: PacketSocket::receiver(device)? })
+    }
+
+    /// Captures on `device` in `namespace`.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn inside(namespace: &Namespace, device: &str) -> Result<Self> {
+        namespace.run(|| Self::on(device))
     }
 
     /// The next frame, if one arrives within `within`.

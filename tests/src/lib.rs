@@ -18,6 +18,7 @@ pub mod filter;
 pub mod fragment;
 pub mod leftovers;
 pub mod malformed;
+pub mod monitor;
 pub mod namespace;
 pub mod packet;
 mod packet_socket;

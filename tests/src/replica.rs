@@ -15,8 +15,8 @@ use crate::namespace::Namespace;
 use crate::packet_socket::PacketSocket;
 use crate::qemu::{Launch, Qemu, START};
 
-/// The tap, alone in its namespace.
-const DEVICE: &str = "tap0";
+/// The tap of a replica.
+pub const DEVICE: &str = "tap0";
 /// The netdev that the filters of [`Plan`] belong to, on the tap.
 const NETDEV: &str = "net";
 
@@ -89,6 +89,13 @@ impl Plan {
         self
     }
 
+    /// With a chardev of any other kind.
+    #[must_use]
+    pub fn chardev(mut self, value: &str) -> Self {
+        self.launch = self.launch.option("-chardev", value);
+        self
+    }
+
     /// With a filter: `kind` and its properties, on the frames of `queue`.
     #[must_use]
     pub fn filter(mut self, kind: &str, queue: Queue, properties: &str) -> Self {
@@ -106,12 +113,19 @@ impl Plan {
         self.launch.command_line()
     }
 
-    /// Starts it and waits until frames can pass.
+    /// Starts it in a namespace of its own and waits until frames can pass.
     ///
     /// # Errors
     /// When QEMU ends, or does not make its tap in time.
     pub fn start(self) -> Result<Replica> {
-        let namespace = Namespace::new("replica")?;
+        self.start_in(Namespace::new("replica")?)
+    }
+
+    /// As [`Plan::start`], in this namespace.
+    ///
+    /// # Errors
+    /// As [`Plan::start`].
+    pub fn start_in(self, namespace: Namespace) -> Result<Replica> {
         let socket = UnixDatagram::bind(self.launch.socket("test"))?;
         let guest = self.launch.socket("guest");
         let mut qemu = self.launch.start(Some(&namespace))?;
@@ -125,7 +139,7 @@ impl Plan {
         socket.connect(&guest).context("the guest port of QEMU")?;
         let (capture, sender) =
             namespace.run(|| Ok((Capture::on(DEVICE)?, PacketSocket::sender(DEVICE)?)))?;
-        Ok(Replica { capture, sender, socket, qemu, _namespace: namespace })
+        Ok(Replica { capture, sender, socket, qemu, namespace })
     }
 }
 
@@ -142,7 +156,7 @@ pub struct Replica {
     socket: UnixDatagram,
     qemu: Qemu,
     // Last: everything else is in it.
-    _namespace: Namespace,
+    namespace: Namespace,
 }
 
 impl Replica {
@@ -150,6 +164,12 @@ impl Replica {
     #[must_use]
     pub fn socket(&self, name: &str) -> PathBuf {
         self.qemu.socket(name)
+    }
+
+    /// Where its tap is.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// Checks that QEMU still runs.
@@ -177,24 +197,36 @@ impl Replica {
         self.sender.send(frame)
     }
 
-    /// Expects that the guest receives this frame; others, which the kernel sends on every new
-    /// device, are passed over.
+    /// Whether the guest receives this frame within `within`; others, which the kernel sends on
+    /// every new device, are passed over.
     ///
     /// # Errors
-    /// When it does not come in time.
-    pub fn expect_at_guest(&self, frame: &[u8]) -> Result {
-        let deadline = Instant::now() + PATIENCE;
+    /// When the socket fails.
+    pub fn receives(&self, frame: &[u8], within: Duration) -> Result<bool> {
+        let deadline = Instant::now() + within;
         let mut buffer = [0; 70_000];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "the guest did not receive the frame: {}", self.qemu.log());
+            if left.is_zero() {
+                return Ok(false);
+            }
             self.socket.set_read_timeout(Some(left))?;
             match self.socket.recv(&mut buffer) {
-                Ok(length) if buffer[..length] == *frame => return Ok(()),
+                Ok(length) if buffer[..length] == *frame => return Ok(true),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Expects that the guest receives this frame.
+    ///
+    /// # Errors
+    /// When it does not come in time.
+    pub fn expect_at_guest(&self, frame: &[u8]) -> Result {
+        let came = self.receives(frame, PATIENCE)?;
+        ensure!(came, "the guest did not receive the frame: {}", self.qemu.log());
+        Ok(())
     }
 }

@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-use colo_tests::capture::SILENCE;
+use anyhow::{Context, ensure};
+use colo_tests::capture::{Capture, SILENCE};
 use colo_tests::comparator::{Comparator, Launch};
+use colo_tests::namespace::Namespace;
 use colo_tests::packet::{CLIENT_V4, CLIENT_V6, GUEST_V4, GUEST_V6, Packet, arp};
 use colo_tests::payload::bytes;
-use colo_tests::replica::{Plan, Queue, Replica};
+use colo_tests::replica::{DEVICE, Plan, Queue, Replica};
 use colo_tests::segment::Segment;
 use colo_tests::{Result, needs_qemu, needs_root};
 use tempfile::TempDir;
@@ -61,10 +62,7 @@ impl Pair {
             .filter("filter-redirector", Queue::FromGuest, &with("outdev=egress"))
             .filter("filter-rewriter", Queue::ToGuest, &with("status=on"))
             .start()?;
-        comparator.control().await_status("all peers", MEET, |status| {
-            let ports = status.0["ports"].as_array();
-            ports.is_some_and(|ports| ports.iter().all(|port| port["up"] == true))
-        })?;
+        await_peers(&comparator)?;
         Ok(Self { comparator, primary, secondary, _directory: directory })
     }
 
@@ -86,6 +84,14 @@ impl Pair {
         self.comparator.stop()?;
         Ok(())
     }
+}
+
+fn await_peers(comparator: &Comparator) -> Result {
+    comparator.control().await_status("all peers", MEET, |status| {
+        let ports = status.0["ports"].as_array();
+        ports.is_some_and(|ports| ports.iter().all(|port| port["up"] == true))
+    })?;
+    Ok(())
 }
 
 #[test]
@@ -136,4 +142,70 @@ fn what_only_the_primary_answers_is_held_until_the_checkpoint() -> Result {
     pair.comparator.control().call(&["checkpoint"])?;
     pair.primary.capture.expect(&[ours])?;
     pair.finish()
+}
+
+/// The second set-up: the primary's egress by AF_XDP from its tap to the NIC, the secondary's over
+/// TCP from QEMU's redirector on another host.
+#[test]
+fn the_primary_by_af_xdp_and_the_secondary_from_qemus_redirector_over_tcp() -> Result {
+    needs_root!();
+    needs_qemu!();
+    let host = Namespace::new("host")?;
+    let client = Namespace::new("client")?;
+    let primary = Plan::new()?
+        .chardev("socket,id=mirror,host=0.0.0.0,port=9003,server=on,wait=off")
+        .filter("filter-mirror", Queue::ToGuest, "outdev=mirror")
+        .start_in(host)?;
+    let secondary = Plan::new()?
+        .chardev("socket,id=mirrored,host=198.51.100.1,port=9003,reconnect=1")
+        .chardev("socket,id=egress,host=198.51.100.1,port=9004,reconnect=1")
+        .filter("filter-redirector", Queue::ToGuest, "indev=mirrored")
+        .filter("filter-redirector", Queue::FromGuest, "outdev=egress")
+        .filter("filter-rewriter", Queue::ToGuest, "status=on")
+        .start()?;
+    let host = primary.namespace();
+    host.ip(&format!(
+        "link add br0 type bridge stp_state 0 mcast_snooping 0\n\
+         link add nic0 type veth peer name client0 netns {}\n\
+         link add link0 type veth peer name link1 netns {}\n\
+         address add 198.51.100.1/24 dev link0\n\
+         link set {DEVICE} master br0\nlink set nic0 master br0\n\
+         link set br0 up\nlink set nic0 up\nlink set link0 up",
+        client.name(),
+        secondary.namespace().name(),
+    ))?;
+    client.ip("link set client0 up")?;
+    secondary.namespace().ip("address add 198.51.100.2/24 dev link1\nlink set link1 up")?;
+    let mut at_client = Capture::inside(&client, "client0")?;
+
+    let ports = [
+        format!("xdp:{DEVICE}"),
+        "chardev:tcp:198.51.100.1:9004,server".to_owned(),
+        "xdp:nic0".to_owned(),
+    ];
+    let comparator = Launch::between(ports).start(host)?;
+    await_peers(&comparator)?;
+
+    let question = Packet::between(CLIENT_V4.into(), GUEST_V4.into()).udp(4000, 53, &bytes(1, 60));
+    // Until the secondary's QEMU has found the mirror, which it tries once a second, nobody tells it.
+    let mut attempts = 0;
+    while !secondary.receives(&question, Duration::from_millis(250))? {
+        ensure!(attempts < 20, "the secondary's guest receives nothing");
+        attempts += 1;
+        primary.send_to_guest(&question)?;
+        primary.expect_at_guest(&question)?;
+    }
+    for packet in Packet::families() {
+        let answers: Vec<_> = (0..20).map(|n| packet.udp(53, 4000, &bytes(n, 500))).collect();
+        for answer in &answers {
+            primary.send(answer)?;
+        }
+        at_client.expect_nothing(SILENCE)?;
+        for answer in &answers {
+            secondary.send(answer)?;
+        }
+        at_client.expect(&answers)?;
+    }
+    comparator.stop()?;
+    Ok(())
 }
