@@ -497,6 +497,8 @@ impl<P: Port> Lane<P> {
         // The asker may have gone; then nobody needs the answer.
         match command {
             Command::Checkpoint(reply) => {
+                // A primary frame left in its ring would lose its partner to the flush.
+                self.take_what_waits(now);
                 let flushed = self.flush(|comparator, store, decisions| {
                     comparator.checkpoint_done(now, store, decisions);
                 });
@@ -507,6 +509,7 @@ impl<P: Port> Lane<P> {
                 let _ = reply.send(flushed);
             }
             Command::Failover(survivor, reply) => {
+                self.take_what_waits(now);
                 let flushed = self.flush(|comparator, store, decisions| {
                     comparator.failover(survivor, now, store, decisions);
                 });
@@ -625,15 +628,7 @@ impl<P: Port> Lane<P> {
     /// Flushes, waits a bounded time for the kernel to send what was released, closes the ports.
     fn finish(mut self) -> Box<LaneStatus> {
         let now = self.timestamp(Instant::now());
-        // What is in the rings already came before the end. Bounded, should more keep coming.
-        for _ in 0..self.store.total().div_ceil(BATCH) {
-            if !self.receive_all(now) {
-                break;
-            }
-            self.carry_out();
-            self.send();
-            self.service();
-        }
+        self.take_what_waits(now);
         self.comparator.shut_down(now, &self.store, &mut self.decisions);
         self.carry_out();
         let deadline = Instant::now() + DRAIN;
@@ -650,6 +645,19 @@ impl<P: Port> Lane<P> {
             }
         }
         status
+    }
+
+    /// Judges what is in the rings already: it came before whatever is to happen next. Bounded,
+    /// should more keep coming.
+    fn take_what_waits(&mut self, now: Timestamp) {
+        for _ in 0..self.store.total().div_ceil(BATCH) {
+            if !self.receive_all(now) {
+                return;
+            }
+            self.carry_out();
+            self.send();
+            self.service();
+        }
     }
 
     /// The output is away or too slow for an end in time: what it did not take is lost, counted.

@@ -128,6 +128,17 @@ fn nothing_beyond_a_difference_is_released_before_the_checkpoint() {
 }
 
 #[test]
+fn a_proven_difference_is_not_taken_back_by_a_retransmission() {
+    let mut rig = Rig::new();
+    rig.both(data(0, b"aa"));
+    rig.primary(data(2, b"aa"));
+    rig.secondary(data(2, b"aX"));
+    rig.secondary(data(1, b"aaa"));
+    assert_eq!(rig.released().len(), 1);
+    assert_eq!(rig.divergence().offset, 3);
+}
+
+#[test]
 fn what_precedes_a_difference_in_the_same_overlap_is_released() {
     let mut rig = Rig::new();
     rig.secondary(data(0, b"aaaabbbX"));
