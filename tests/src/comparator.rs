@@ -24,7 +24,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
-use crate::process::{processor_time, run_to_end, wait};
+use crate::process::{processor_time, run_to_end, tied_to_this_thread, wait};
 use crate::topology::{Role, Topology};
 
 /// How long a start may take on a busy machine before the test gives up.
@@ -158,24 +158,31 @@ impl Launch {
     /// # Errors
     /// When it does not get ready; the message has its log.
     pub fn start(self, namespace: &Namespace) -> Result<Comparator> {
-        self.spawn(|command| namespace.run(|| Ok(command.spawn()?)))
+        let command = Command::new(&self.binary);
+        self.spawn(command, |command| namespace.run(|| Ok(command.spawn()?)))
     }
 
     /// As [`Launch::start`], in the namespace that the test itself is in: for ports that are no
-    /// devices.
+    /// devices. No sweep would find it there after the test is killed, so it ends with the calling
+    /// thread.
     ///
     /// # Errors
     /// As [`Launch::start`].
     pub fn start_here(self) -> Result<Comparator> {
-        self.spawn(|command| Ok(command.spawn()?))
+        let mut command = tied_to_this_thread(None);
+        command.arg(&self.binary);
+        self.spawn(command, |command| Ok(command.spawn()?))
     }
 
-    fn spawn(self, spawn: impl FnOnce(&mut Command) -> Result<Child>) -> Result<Comparator> {
+    fn spawn(
+        self,
+        mut command: Command,
+        spawn: impl FnOnce(&mut Command) -> Result<Child>,
+    ) -> Result<Comparator> {
         let directory = TempDir::with_prefix("colo-")?;
         leftovers::remember(Leftover::Directory(directory.path().to_owned()));
         ensure_exists(&self.binary)?;
         let socket = directory.path().join("control");
-        let mut command = Command::new(&self.binary);
         command.arg("run");
         for (role, port) in Role::ALL.iter().zip(&self.ports) {
             command.args([role.option(), port]);
