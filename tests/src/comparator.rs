@@ -24,7 +24,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
-use crate::process::{processor_time, run_to_end, wait};
+use crate::process::{processor_time, run_to_end, tied_to_this_thread, wait};
 use crate::topology::{Role, Topology};
 
 /// How long a start may take on a busy machine before the test gives up.
