@@ -1,22 +1,9 @@
 //! Where a taker of checkpoints is, as written on the command line.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A stream socket's address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// `unix:PATH`
-    Unix(PathBuf),
-    /// `tcp:HOST:PORT`; an IPv6 address stands in brackets.
-    Tcp {
-        /// Name or address, without brackets.
-        host: String,
-        /// Port.
-        port: u16,
-    },
-}
+pub use crate::port::spec::Address;
 
 /// The value of `--notify`: `chardev:unix:PATH[,server]` or `chardev:tcp:HOST:PORT[,server]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,16 +101,6 @@ impl FromStr for QmpSpec {
         match Address::unix(path)? {
             Address::Unix(path) => Ok(Self { path }),
             Address::Tcp { .. } => Err(AddressError::QmpShape(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
         }
     }
 }

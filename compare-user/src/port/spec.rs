@@ -155,16 +155,20 @@ impl FromStr for ChardevSpec {
     }
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
+        }
+    }
+}
+
 impl fmt::Display for ChardevSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.address {
-            Address::Unix(path) => write!(f, "chardev:unix:{}", path.display())?,
-            Address::Tcp { host, port } if host.contains(':') => {
-                write!(f, "chardev:tcp:[{host}]:{port}")?;
-            }
-            Address::Tcp { host, port } => write!(f, "chardev:tcp:{host}:{port}")?,
-        }
-        f.write_str(if self.server { ",server" } else { "" })
+        let server = if self.server { ",server" } else { "" };
+        write!(f, "chardev:{}{server}", self.address)
     }
 }
 
