@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod namespace;
 pub mod packet;
 mod packet_socket;
+pub mod pair;
 mod pass_program;
 pub mod payload;
 pub mod privilege;

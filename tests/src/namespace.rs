@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -86,6 +86,24 @@ impl Namespace {
         })
     }
 
+    /// Starts `work` inside, on a thread that outlives this call. Threads that it starts are
+    /// inside too.
+    ///
+    /// # Errors
+    /// When no thread can be made. That the namespace cannot be entered is the thread's result.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T>>> {
+        let file = self.file.try_clone()?;
+        let name = self.name.clone();
+        Ok(thread::Builder::new().spawn(move || {
+            setns(&file, CloneFlags::CLONE_NEWNET)
+                .with_context(|| format!("cannot enter network namespace {name}"))?;
+            work()
+        })?)
+    }
+
     /// Runs a command inside to its end.
     ///
     /// # Errors
@@ -104,25 +122,48 @@ impl Namespace {
         Ok(())
     }
 
+    /// Sets parameters below `/proc/sys/net`, as `("ipv4/ip_forward", "1")`. One that this kernel
+    /// does not have is left out.
+    ///
+    /// # Errors
+    /// When the kernel refuses a value.
+    pub fn set(&self, parameters: &[(&str, &str)]) -> Result {
+        self.run(|| {
+            for (name, value) in parameters {
+                let path = Path::new("/proc/sys/net").join(name);
+                if path.exists() {
+                    std::fs::write(&path, value)
+                        .with_context(|| format!("cannot write {value} to {}", path.display()))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Lets devices that are made from now on have IPv6, with the addresses that they are given
+    /// and no others.
+    ///
+    /// # Errors
+    /// As [`Namespace::set`].
+    pub fn enable_ipv6(&self) -> Result {
+        self.set(&[
+            ("ipv6/conf/all/disable_ipv6", "0"),
+            ("ipv6/conf/default/disable_ipv6", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            // No link-local address: `IN6_ADDR_GEN_MODE_NONE` in include/uapi/linux/if_link.h.
+            ("ipv6/conf/default/addr_gen_mode", "1"),
+        ])
+    }
+
     fn quieten(&self) -> Result {
-        const OFF: [(&str, &str); 4] = [
+        self.set(&[
             ("ipv6/conf/all/disable_ipv6", "1"),
             ("ipv6/conf/default/disable_ipv6", "1"),
             // Otherwise a bridge trims padding and drops what is malformed.
             ("bridge/bridge-nf-call-iptables", "0"),
             ("bridge/bridge-nf-call-ip6tables", "0"),
-        ];
-        self.run(|| {
-            for (name, value) in OFF {
-                let path = Path::new("/proc/sys/net").join(name);
-                // A kernel without the feature has no such file.
-                if path.exists() {
-                    std::fs::write(&path, value)
-                        .with_context(|| format!("cannot write {}", path.display()))?;
-                }
-            }
-            Ok(())
-        })
+        ])
     }
 }
 

@@ -1,0 +1,2 @@
+//! A COLO pair with ordinary kernels for guests.
+pub mod wire;
