@@ -140,19 +140,18 @@ impl Namespace {
         })
     }
 
-    /// Lets devices that are made from now on have IPv6, with the addresses that they are given
-    /// and no others.
+    /// Gives `device` IPv6, with the addresses that it is given and no others.
     ///
     /// # Errors
-    /// As [`Namespace::set`].
-    pub fn enable_ipv6(&self) -> Result {
+    /// When there is no such device.
+    pub fn enable_ipv6(&self, device: &str) -> Result {
+        // Before it is on: no link-local address, so no solicitations either.
+        self.ip(&format!("link set {device} addrgenmode none"))?;
+        let parameter = |name: &str| format!("ipv6/conf/{device}/{name}");
         self.set(&[
-            ("ipv6/conf/all/disable_ipv6", "0"),
-            ("ipv6/conf/default/disable_ipv6", "0"),
-            ("ipv6/conf/default/accept_ra", "0"),
-            ("ipv6/conf/default/accept_dad", "0"),
-            // No link-local address: `IN6_ADDR_GEN_MODE_NONE` in include/uapi/linux/if_link.h.
-            ("ipv6/conf/default/addr_gen_mode", "1"),
+            (&parameter("accept_ra"), "0"),
+            (&parameter("keep_addr_on_down"), "1"),
+            (&parameter("disable_ipv6"), "0"),
         ])
     }
 
