@@ -8,7 +8,7 @@
 //! | anything else | `HEARD`, how many lines that makes, and the line |
 //!
 //! The socket can be exchanged under an idle conversation: what a checkpoint of the whole guest
-//! would do to it (see `repair`).
+//! would do to it (see [`crate::repair`]).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
