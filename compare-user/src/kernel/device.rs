@@ -51,6 +51,8 @@ pub struct Device {
     pub driver: String,
     /// The other end of a veth.
     pub peer: Option<Peer>,
+    /// Index of the bridge (or bond) that it is a port of.
+    pub bridge: Option<u32>,
 }
 
 impl Device {
@@ -110,6 +112,7 @@ impl From<Link> for Device {
             rx_queues: channels(&link.name).unwrap_or(link.rx_queues).max(1),
             driver: driver(&link.name).unwrap_or_default(),
             peer,
+            bridge: link.master,
             name: link.name,
         }
     }

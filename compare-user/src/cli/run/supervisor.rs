@@ -1,7 +1,7 @@
 //! Beside the lane: events, requests, signals, devices that come back, the orderly end.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never, select};
 use serde_json::{Value, json};
@@ -92,6 +92,7 @@ impl Supervisor<'_> {
         notices: &Receiver<Notice>,
         signals: &Receiver<i32>,
     ) -> Result<(), Failure> {
+        let mut last = Instant::now();
         loop {
             select! {
                 recv(events) -> event => match event {
@@ -112,6 +113,10 @@ impl Supervisor<'_> {
                 self.search();
             }
             self.steering.drain_debug_logs();
+            if last.elapsed() >= SEARCH {
+                last = Instant::now();
+                self.steering.maintain();
+            }
         }
     }
 
@@ -181,6 +186,7 @@ impl Supervisor<'_> {
                 let status = self.lane.ask(Command::Status, ANSWER)?;
                 let mut value = serde_json::to_value(&*status).map_err(|e| e.to_string())?;
                 value["steer"] = self.steering.outcomes()?;
+                value["mirror"] = self.steering.mirrored()?;
                 value["checkpoint"] = self.takers.status();
                 Ok(value)
             }
