@@ -14,6 +14,7 @@ mod object;
 pub mod probe;
 mod rule;
 mod steer;
+pub mod tunnel;
 
 pub use attach::{AttachedMode, Mode, Pass};
 pub use attached::{Attached, XdpFeatures};
@@ -23,3 +24,4 @@ pub use device::{Claim, Device};
 pub use error::{FaultKind, KernelError};
 pub use rule::{BypassRule, RuleError};
 pub use steer::{AttachOptions, EmptySlot, Outcomes, Role, Steer};
+pub use tunnel::{TunnelError, TunnelSpec, Underlay};

@@ -7,3 +7,4 @@ mod attaching;
 mod network;
 mod rules;
 mod steering;
+mod tunnel;
