@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "helpers and map pointers of the kernel's BPF ABI")]
 
 mod bytes;
+mod classifier;
 mod headers;
 mod mirror;
 mod relay;

@@ -14,7 +14,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{
     BPF_F_BROADCAST, BPF_F_EXCLUDE_INGRESS, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT,
 };
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_head, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, DevMap, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -24,6 +24,7 @@ use compare_ebpf::{
 };
 
 use crate::bytes::{length, load};
+use crate::classifier::{make_whole, prepend, set_mark};
 use crate::tunnel;
 
 /// The guest of an Ethernet address, as its slot. Shared by all processes on the NIC.
@@ -159,6 +160,9 @@ fn flood(frame: TcContext) -> i32 {
     if mark & !0xff == REINJECTED {
         return wrap_flooded(&frame, mark & 0xff);
     }
+    if !make_whole(&frame) {
+        return TC_ACT_OK;
+    }
     let Ok(destination) = frame.load::<GuestMac>(0) else { return TC_ACT_OK };
     if destination.0[0] & 1 == 0 {
         let Some(slot) = slot_of(&destination) else { return TC_ACT_OK };
@@ -193,9 +197,9 @@ fn copy_to(frame: &TcContext, slot: u32, nic: u32) -> u32 {
         } else {
             // The outer headers must not be on what the others get: this copy comes back here by
             // itself, with a mark.
-            frame.set_mark_of(REINJECTED | slot);
+            set_mark(frame, REINJECTED | slot);
             let _ = frame.clone_redirect(nic, u64::from(BPF_F_INGRESS));
-            frame.set_mark_of(0);
+            set_mark(frame, 0);
         }
     }
     guest.bridged
@@ -209,7 +213,7 @@ fn wrap_flooded(frame: &TcContext, slot: u32) -> i32 {
     if tunnel.ready == 0 {
         return TC_ACT_SHOT;
     }
-    frame.set_mark_of(0);
+    set_mark(frame, 0);
     let inner = frame.len();
     let done = if tunnel.family == FAMILY_IPV6 {
         wrap::<{ OUTER_IPV6 as usize }>(frame, tunnel, inner)
@@ -230,24 +234,7 @@ fn wrap<const N: usize>(frame: &TcContext, tunnel: &Tunnel, inner: u32) -> bool 
     let Some(template) = tunnel.outer.get(..N) else { return false };
     outer.copy_from_slice(template);
     tunnel::fill(&mut outer, tunnel, inner);
-    // SAFETY: the helpers take the program's own context, and read `N` bytes of `outer`.
-    unsafe {
-        bpf_skb_change_head(frame.skb.skb, N as u32, 0) == 0
-            && bpf_skb_store_bytes(frame.skb.skb, 0, outer.as_ptr().cast(), N as u32, 0) == 0
-    }
-}
-
-/// What the classifier needs of its context beside what aya has.
-trait Mark {
-    fn set_mark_of(&self, mark: u32);
-}
-
-impl Mark for TcContext {
-    #[inline(always)]
-    fn set_mark_of(&self, mark: u32) {
-        // SAFETY: the context is the program's own, and the field is writable.
-        unsafe { (*self.skb.skb).mark = mark };
-    }
+    prepend(frame, &outer)
 }
 
 #[inline(always)]

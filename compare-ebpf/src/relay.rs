@@ -18,6 +18,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use compare_ebpf::{Gate, GuestMac, LEARNED_MACS, RelayControl, RelayOutcome, Tally};
 
 use crate::bytes::{length, load};
+use crate::classifier::make_whole;
 use crate::rewriter;
 use crate::tunnel::{self, Arrival, Refusal, TUNNEL, TUNNELLED};
 
@@ -103,6 +104,7 @@ fn relay_flood(frame: TcContext) -> i32 {
     let failed_over = control().is_some_and(|control| control.failed_over != 0);
     // The group bit, IEEE 802.3 section 3.2.3.
     if failed_over
+        && make_whole(&frame)
         && frame.load::<GuestMac>(0).is_ok_and(|mac| mac.0[0] & 1 != 0)
         && let Some(guest) = RELAY_GUEST.get(0)
     {

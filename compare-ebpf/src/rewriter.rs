@@ -35,6 +35,15 @@ static HANDSHAKES: LruHashMap<ConnectionKey, Handshake> = LruHashMap::with_max_e
 static RELAY_EVENTS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(RelayEvent::ALL.len() as u32, 0);
 
+/// The segment at hand. Taking it from a map lets the verifier forget which of the many ways through
+/// the headers has led to it, and follow what comes after once instead of once for each.
+#[map]
+static SEGMENT: PerCpuArray<Segment> = PerCpuArray::with_max_entries(1, 0);
+
+/// Its options, taken from a map for the same reason.
+#[map]
+static OPTIONS: PerCpuArray<Options> = PerCpuArray::with_max_entries(1, 0);
+
 /// TCP header, in network byte order.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -75,6 +84,16 @@ struct Segment {
     length: u32,
 }
 
+/// Where in the frame the options with numbers to change are; zero if they are not there.
+struct Options {
+    /// The two timestamps.
+    timestamps: u32,
+    /// The first edge of the first SACK block.
+    edges: u32,
+    /// SACK blocks.
+    blocks: u32,
+}
+
 /// Changes to make to a segment; zero leaves a number as it is.
 struct Shift {
     /// Added to the sequence number.
@@ -109,20 +128,29 @@ pub(crate) fn to_guest(frame: &XdpContext, control: &RelayControl) {
     } else {
         0
     };
-    let shift = match known(&key, control, ended) {
-        Some(shift) => shift,
-        // Without an acknowledgement there is nothing to learn from and nothing to change.
-        None if flags & ACK == 0 => return,
-        None => match learn(frame, &segment, &key, control, ended) {
-            Some(shift) => shift,
-            None => return,
-        },
-    };
-    if flags & ACK != 0 {
-        let (acknowledgement, echo) = (shift.sequence, shift.timestamp);
-        let shift = Shift { sequence: 0, acknowledgement, timestamp: 0, echo };
-        segment.rewrite(frame, &shift);
+    let shift = known(&key, control, ended);
+    // Without an acknowledgement there is nothing to learn from and nothing to change.
+    if flags & ACK == 0 {
+        return;
     }
+    let handshake = if shift.is_some() { None } else { pending(segment, &key, control) };
+    if shift.is_none() && handshake.is_none() {
+        return;
+    }
+    let Some(options) = Options::of(frame, segment) else { return };
+    let shift = match (shift, handshake) {
+        (Some(shift), _) => shift,
+        (None, Some(handshake)) => {
+            let Some(shift) = learn(frame, (segment, options), &handshake, &key, ended) else {
+                return;
+            };
+            shift
+        }
+        (None, None) => return,
+    };
+    let (acknowledgement, echo) = (shift.sequence, shift.timestamp);
+    let shift = Shift { sequence: 0, acknowledgement, timestamp: 0, echo };
+    segment.rewrite(frame, options, &shift);
 }
 
 /// Rewrites a frame on its way from the guest.
@@ -141,7 +169,7 @@ pub(crate) fn from_guest(frame: &XdpContext, control: &RelayControl) {
         reserved: [0; 3],
     };
     if flags & SYN != 0 {
-        return begin(frame, &segment, &key, control);
+        return begin(frame, segment, &key, control);
     }
     let ended = if flags & RST != 0 {
         Connection::RESET
@@ -153,7 +181,9 @@ pub(crate) fn from_guest(frame: &XdpContext, control: &RelayControl) {
     if let Some(shift) = known(&key, control, ended) {
         let (sequence, timestamp) =
             (0_u32.wrapping_sub(shift.sequence), 0_u32.wrapping_sub(shift.timestamp));
-        segment.rewrite(frame, &Shift { sequence, acknowledgement: 0, timestamp, echo: 0 });
+        let Some(options) = Options::of(frame, segment) else { return };
+        let shift = Shift { sequence, acknowledgement: 0, timestamp, echo: 0 };
+        segment.rewrite(frame, options, &shift);
     }
 }
 
@@ -183,15 +213,9 @@ fn known(key: &ConnectionKey, control: &RelayControl, ended: u32) -> Option<Shif
     }
 }
 
-/// Learns a connection's offsets from the segment that answers its handshake.
+/// The handshake that a segment answers.
 #[inline(always)]
-fn learn(
-    frame: &XdpContext,
-    segment: &Segment,
-    key: &ConnectionKey,
-    control: &RelayControl,
-    ended: u32,
-) -> Option<Shift> {
+fn pending(segment: &Segment, key: &ConnectionKey, control: &RelayControl) -> Option<Handshake> {
     // SAFETY: copied out at once; an entry is written whole by the processor that has the guest's
     // frame, before its answer can exist.
     let handshake = unsafe { HANDSHAKES.get(key).copied()? };
@@ -202,7 +226,19 @@ fn learn(
         count(RelayEvent::Implausible);
         return None;
     }
-    let echo = segment.echo(frame);
+    Some(handshake)
+}
+
+/// Learns a connection's offsets from the segment that answers its handshake.
+#[inline(always)]
+fn learn(
+    frame: &XdpContext,
+    (segment, options): (&Segment, &Options),
+    handshake: &Handshake,
+    key: &ConnectionKey,
+    ended: u32,
+) -> Option<Shift> {
+    let echo = options.timestamps(frame).map(|both| u32::from_be(both[1]));
     let mut connection = handshake.answered(u32::from_be(segment.header.acknowledgement), echo);
     connection.seen = seconds();
     connection.ended = ended;
@@ -256,8 +292,10 @@ fn begin(frame: &XdpContext, segment: &Segment, key: &ConnectionKey, control: &R
         timestamp: 0,
         flags: if segment.header.flags & ACK != 0 { Handshake::PASSIVE } else { 0 },
     };
-    if let Some(timestamp) = segment.timestamp(frame) {
-        handshake.timestamp = timestamp;
+    if let Some(options) = Options::of(frame, segment)
+        && let Some([timestamp, _]) = options.timestamps(frame)
+    {
+        handshake.timestamp = u32::from_be(timestamp);
         handshake.flags |= Handshake::TIMESTAMP;
     }
     // A full map of handshakes forgets the oldest; that fails only for want of memory.
@@ -265,9 +303,20 @@ fn begin(frame: &XdpContext, segment: &Segment, key: &ConnectionKey, control: &R
 }
 
 impl Segment {
-    /// The TCP segment in a frame, `None` if there is none or only the later part of one.
+    /// The TCP segment in a frame, `None` if there is none or only the later part of one. It is valid
+    /// until the program ends, or calls this again.
     #[inline(always)]
-    fn of(frame: &XdpContext) -> Option<Self> {
+    fn of(frame: &XdpContext) -> Option<&'static Self> {
+        let segment = Self::read(frame)?;
+        let slot = SEGMENT.get_ptr_mut(0)?;
+        // SAFETY: a per-CPU slot, and this CPU runs one XDP program at a time.
+        unsafe { slot.write(segment) };
+        // Looked up again: the compiler must not know either what is in it.
+        SEGMENT.get(0)
+    }
+
+    #[inline(always)]
+    fn read(frame: &XdpContext) -> Option<Self> {
         let flow = Flow::of(frame)?;
         if flow.protocol != TCP || flow.piece == Piece::Later {
             return None;
@@ -283,39 +332,9 @@ impl Segment {
         segment
     }
 
-    /// The timestamp, if there is one.
-    #[inline(always)]
-    fn timestamp(&self, frame: &XdpContext) -> Option<u32> {
-        Some(u32::from_be(self.timestamps(frame)?[0]))
-    }
-
-    /// The echoed timestamp, if there is one.
-    #[inline(always)]
-    fn echo(&self, frame: &XdpContext) -> Option<u32> {
-        Some(u32::from_be(self.timestamps(frame)?[1]))
-    }
-
-    /// Both, as they stand in the frame.
-    #[inline(always)]
-    fn timestamps(&self, frame: &XdpContext) -> Option<[u32; 2]> {
-        let mut options = self.options();
-        for _ in 0..MOST_OPTIONS {
-            let (kind, _, at) = options.next(frame)?;
-            if kind == TIMESTAMP {
-                return load(frame, at + 2);
-            }
-        }
-        None
-    }
-
-    #[inline(always)]
-    fn options(&self) -> Options {
-        Options { at: self.flow.transport + SHORTEST, end: self.flow.transport + self.length }
-    }
-
     /// Changes the numbers, and the checksum with them.
     #[inline(always)]
-    fn rewrite(&self, frame: &XdpContext, shift: &Shift) {
+    fn rewrite(&self, frame: &XdpContext, options: &Options, shift: &Shift) {
         let numbers = shift.sequence | shift.acknowledgement;
         if numbers | shift.timestamp | shift.echo == 0 {
             return;
@@ -330,7 +349,7 @@ impl Segment {
             let (at, number) = (ACKNOWLEDGEMENT, self.header.acknowledgement);
             change(frame, transport, at, number, shift.acknowledgement, &mut difference);
         }
-        self.rewrite_options(frame, shift, &mut difference);
+        self.rewrite_options(frame, options, shift, &mut difference);
         count(RelayEvent::Rewritten);
         if self.is_partial() {
             // The device that completes it sums what it finds.
@@ -342,38 +361,38 @@ impl Segment {
     }
 
     #[inline(always)]
-    fn rewrite_options(&self, frame: &XdpContext, shift: &Shift, difference: &mut Difference) {
-        let mut options = self.options();
-        for _ in 0..MOST_OPTIONS {
-            let Some((kind, length, at)) = options.next(frame) else { return };
-            let from = at - self.flow.transport;
-            if kind == TIMESTAMP && length == 10 {
-                let Some([value, echo]) = load::<[u32; 2]>(frame, at + 2) else { return };
-                if shift.timestamp != 0 {
-                    let (at, by) = (from + 2, shift.timestamp);
-                    change(frame, self.flow.transport, at, value, by, difference);
-                }
-                // Zero is no echo, but what a segment without acknowledgement carries.
-                if shift.echo != 0 && echo != 0 {
-                    change(frame, self.flow.transport, from + 6, echo, shift.echo, difference);
-                }
-            } else if kind == SACK && shift.acknowledgement != 0 {
-                let blocks = (length - 2) / 8;
-                for block in 0..MOST_BLOCKS {
-                    if block >= blocks {
-                        break;
-                    }
-                    let edges = from + 2 + block * 8;
-                    let at = self.flow.transport + edges;
-                    let Some([left, right]) = load::<[u32; 2]>(frame, at) else { return };
-                    let by = shift.acknowledgement;
-                    change(frame, self.flow.transport, edges, left, by, difference);
-                    change(frame, self.flow.transport, edges + 4, right, by, difference);
-                }
+    fn rewrite_options(
+        &self,
+        frame: &XdpContext,
+        options: &Options,
+        shift: &Shift,
+        difference: &mut Difference,
+    ) {
+        let transport = self.flow.transport;
+        if shift.timestamp | shift.echo != 0
+            && let Some([value, echo]) = options.timestamps(frame)
+        {
+            let at = options.timestamps - transport;
+            if shift.timestamp != 0 {
+                change(frame, transport, at, value, shift.timestamp, difference);
+            }
+            // Zero is no echo, but what a segment without acknowledgement carries.
+            if shift.echo != 0 && echo != 0 {
+                change(frame, transport, at + 4, echo, shift.echo, difference);
             }
         }
-        if options.next(frame).is_some() {
-            count(RelayEvent::ManyOptions);
+        if shift.acknowledgement == 0 || options.edges == 0 {
+            return;
+        }
+        let mut at = options.edges - transport;
+        for block in 0..MOST_BLOCKS {
+            if block >= options.blocks {
+                break;
+            }
+            let Some([left, right]) = load::<[u32; 2]>(frame, transport + at) else { break };
+            change(frame, transport, at, left, shift.acknowledgement, difference);
+            change(frame, transport, at + 4, right, shift.acknowledgement, difference);
+            at += 8;
         }
     }
 
@@ -395,42 +414,68 @@ impl Segment {
     }
 }
 
-/// Walks the options of a TCP header.
-struct Options {
-    at: u32,
-    end: u32,
-}
-
 impl Options {
-    /// Kind, length and offset of the next option that is more than one byte.
+    /// Looks through the options of a segment. What is found is valid until the next call.
     #[inline(always)]
-    fn next(&mut self, frame: &XdpContext) -> Option<(u8, u32, u32)> {
-        let left = self.end - self.at;
-        if left < 4 {
-            // Nothing of interest fits.
-            return None;
-        }
-        let mut head: [u8; 4] = load(frame, self.at)?;
-        if head[0] == NO_OPERATION && head[1] == NO_OPERATION {
-            self.at += 2;
-            head = [head[2], head[3], 0, 0];
-        } else if head[0] == NO_OPERATION {
-            self.at += 1;
-            head = [head[1], head[2], 0, 0];
-        }
-        match head[0] {
-            END => None,
-            // A third one: a step without an option.
-            NO_OPERATION => Some((NO_OPERATION, 1, self.at)),
-            kind => {
-                let (length, at) = (u32::from(head[1]), self.at);
-                if length < 2 || length > self.end - at {
-                    return None;
-                }
-                self.at += length;
-                Some((kind, length, at))
+    fn of(frame: &XdpContext, segment: &Segment) -> Option<&'static Self> {
+        let found = Self::find(frame, segment);
+        let slot = OPTIONS.get_ptr_mut(0)?;
+        // SAFETY: a per-CPU slot, and this CPU runs one XDP program at a time.
+        unsafe { slot.write(found) };
+        OPTIONS.get(0)
+    }
+
+    /// It only notes places: the verifier follows every way through the loop, and there must be few
+    /// that differ.
+    #[inline(always)]
+    fn find(frame: &XdpContext, segment: &Segment) -> Self {
+        let mut found = Self { timestamps: 0, edges: 0, blocks: 0 };
+        let mut at = segment.flow.transport + SHORTEST;
+        let end = segment.flow.transport + segment.length;
+        for _ in 0..MOST_OPTIONS {
+            // In less nothing of interest fits.
+            if at + 4 > end {
+                return found;
             }
+            let Some([first, second, third, fourth]) = load::<[u8; 4]>(frame, at) else {
+                return found;
+            };
+            // Two no-operations are in front of nearly every option, to align it.
+            let (kind, length, skipped) = if first != NO_OPERATION {
+                (first, second, 0)
+            } else if second != NO_OPERATION {
+                (second, third, 1)
+            } else {
+                (third, fourth, 2)
+            };
+            at += skipped;
+            if kind == NO_OPERATION {
+                at += 1;
+                continue;
+            }
+            let length = u32::from(length);
+            if kind == END || length < 2 || at + length > end {
+                return found;
+            }
+            if kind == TIMESTAMP && length == 10 {
+                found.timestamps = at + 2;
+            }
+            if kind == SACK {
+                found.edges = at + 2;
+                found.blocks = (length - 2) / 8;
+            }
+            at += length;
         }
+        if at + 4 <= end {
+            count(RelayEvent::ManyOptions);
+        }
+        found
+    }
+
+    /// Both timestamps, as they stand in the frame.
+    #[inline(always)]
+    fn timestamps(&self, frame: &XdpContext) -> Option<[u32; 2]> {
+        if self.timestamps == 0 { None } else { load(frame, self.timestamps) }
     }
 }
 

@@ -19,7 +19,7 @@ pub mod probe;
 mod relay;
 mod rule;
 mod steer;
-mod tunnel;
+pub mod tunnel;
 
 pub use attach::{AttachedMode, Mode, Pass};
 pub use attached::{Attached, XdpFeatures};
@@ -32,4 +32,4 @@ pub use mirror::{Copies, Learner, Mirror, MirrorOptions};
 pub use relay::{ConnectionCounts, DeviceChange, Relay, RelayOptions};
 pub use rule::{BypassRule, RuleError};
 pub use steer::{AttachOptions, EmptySlot, Outcomes, Role, Steer};
-pub use tunnel::{TunnelSpec, Underlay};
+pub use tunnel::{TunnelError, TunnelSpec, Underlay};

@@ -88,6 +88,8 @@ pub struct ConnectionCounts {
     pub tracked: u64,
     /// Of these, with numbers that differ from the primary's.
     pub with_offset: u64,
+    /// Of these, closed or reset: kept for a minute, for repetitions.
+    pub ended: u64,
     /// Handshakes that nobody has answered.
     pub handshakes: u64,
     /// Offsets learned.
@@ -121,6 +123,14 @@ pub struct Relay {
     expired: u64,
     next_sweep: Instant,
     drain_log: Option<Box<dyn FnMut() + Send>>,
+}
+
+/// Connections since the last checkpoint.
+#[derive(Default)]
+struct Tracked {
+    all: u64,
+    with_offset: u64,
+    ended: u64,
 }
 
 /// A device of the relay with its program.
@@ -286,7 +296,7 @@ impl Relay {
     /// # Errors
     /// When the maps cannot be written.
     pub fn checkpoint(&mut self) -> Result<u64, KernelError> {
-        let forgotten = self.tracked()?.0;
+        let forgotten = self.tracked()?.all;
         // One word ends the epoch for every frame at once; the entries go when they are swept.
         self.set_control(RelayControl {
             epoch: self.control.epoch.wrapping_add(1),
@@ -307,7 +317,7 @@ impl Relay {
             return Err(KernelError::failed("relay", "failing over", cause));
         }
         self.set_control(RelayControl { failed_over: 1, ..self.control })?;
-        Ok(self.tracked()?.1)
+        Ok(self.tracked()?.with_offset)
     }
 
     /// A primary is there again: relays as before.
@@ -335,12 +345,18 @@ impl Relay {
             tracing::warn!(%error, "the tunnel's next hop");
         }
         if Instant::now() >= self.next_sweep {
-            self.next_sweep = Instant::now() + SWEEP;
-            if let Err(error) = self.sweep() {
-                tracing::warn!(%error, "forgetting connections that have ended");
-            }
+            self.sweep_now();
         }
         changes
+    }
+
+    /// Forgets connections that have ended, were idle, or belong to a time before the last
+    /// checkpoint; [`maintain`](Self::maintain) does so every ten seconds.
+    pub fn sweep_now(&mut self) {
+        self.next_sweep = Instant::now() + SWEEP;
+        if let Err(error) = self.sweep() {
+            tracing::warn!(%error, "forgetting connections that have ended");
+        }
     }
 
     /// Compares a station with the device of its name.
@@ -418,17 +434,18 @@ impl Relay {
         Ok(())
     }
 
-    /// Connections of this epoch, and how many of them have an offset.
-    fn tracked(&mut self) -> Result<(u64, u64), KernelError> {
+    /// Counts the connections of this epoch.
+    fn tracked(&mut self) -> Result<Tracked, KernelError> {
         let epoch = self.control.epoch;
-        let (mut tracked, mut with_offset) = (0, 0);
+        let mut tracked = Tracked::default();
         for (_, connection) in self.connections_map()?.iter().filter_map(Result::ok) {
             if connection.epoch == epoch {
-                tracked += 1;
-                with_offset += u64::from(connection.sequence | connection.timestamp != 0);
+                tracked.all += 1;
+                tracked.with_offset += u64::from(connection.sequence | connection.timestamp != 0);
+                tracked.ended += u64::from(connection.has_ended());
             }
         }
-        Ok((tracked, with_offset))
+        Ok(tracked)
     }
 
     fn connections_map(
@@ -469,7 +486,7 @@ impl Relay {
             *sum += more;
         })?;
         let of = |event: RelayEvent| events[event as usize];
-        let (tracked, with_offset) = self.tracked()?;
+        let tracked = self.tracked()?;
         let epoch = self.control.epoch;
         let handshakes = self.handshakes_map()?;
         let handshakes = handshakes.iter().filter_map(Result::ok);
@@ -478,8 +495,9 @@ impl Relay {
         let gone = of(RelayEvent::Replaced) + self.expired + present;
         Ok(ConnectionCounts {
             limit: self.limit,
-            tracked,
-            with_offset,
+            tracked: tracked.all,
+            with_offset: tracked.with_offset,
+            ended: tracked.ended,
             handshakes,
             learned: of(RelayEvent::Learned),
             // Of connections that came in, those that nobody took out and that are not there. While

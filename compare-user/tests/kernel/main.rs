@@ -4,6 +4,9 @@
 
 mod adoption;
 mod attaching;
+mod mirroring;
 mod network;
+mod relaying;
 mod rules;
 mod steering;
+mod tunnel;
