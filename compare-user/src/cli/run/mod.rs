@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::log::Log;
+use super::loss::OnLoss;
 use super::{Failure, duration};
 use crate::checkpoint::{NotifySpec, QmpSpec};
 use crate::compare::AckGate;
@@ -92,7 +93,7 @@ pub(super) struct Args {
     /// When COLO ends or its QMP connection is lost: go on holding, or release what the primary has
     /// held and let it pass uncompared.
     #[arg(long, value_enum, default_value = "hold", requires = "qmp")]
-    on_qmp_loss: OnQmpLoss,
+    on_qmp_loss: OnLoss,
     /// Command for `sh -c` at a divergence, with COLO_XDP_REASON, COLO_XDP_FLOW and more in its
     /// environment; one at a time, at most one a second.
     #[arg(long, value_name = "COMMAND")]
@@ -127,21 +128,6 @@ enum Poll {
 enum OnExit {
     Closed,
     Open,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnQmpLoss {
-    Hold,
-    Failover,
-}
-
-impl OnQmpLoss {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Hold => "hold",
-            Self::Failover => "failover",
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
