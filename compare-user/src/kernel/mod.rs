@@ -4,6 +4,7 @@
 //! device accept redirected frames; [`device`] what there is to know about a device, and the claim
 //! that keeps a second instance off it; [`probe`] what this kernel and this process can do.
 
+mod announce;
 mod attach;
 mod attached;
 mod bpffs;
@@ -18,6 +19,7 @@ mod rule;
 mod steer;
 mod tunnel;
 
+pub use announce::Announcer;
 pub use attach::{AttachedMode, Mode, Pass};
 pub use attached::{Attached, XdpFeatures};
 pub use bpffs::DEFAULT_PIN_DIRECTORY;

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "skips and measurements are said")]
 
 mod adoption;
+mod announcing;
 mod attaching;
 mod network;
 mod rules;

@@ -1,9 +1,9 @@
 //! Beside the kernel's relay: requests, signals, devices that come back, the orderly end.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select, tick};
 use serde_json::{Value, json};
 
 use super::Args;
@@ -15,7 +15,7 @@ use crate::cli::loss::OnLoss;
 use crate::cli::service::{Service, tell};
 use crate::compare::Side;
 use crate::control::Request;
-use crate::kernel::{DeviceChange, Relay, spelled};
+use crate::kernel::{Announcer, DeviceChange, Relay, spelled};
 use crate::observe::{Counted, Event, RelayMode, RelayStatus};
 
 /// How often devices, the tunnel's next hop and idle connections are looked after.
@@ -24,6 +24,8 @@ const MAINTENANCE: Duration = Duration::from_millis(100);
 struct Supervisor<'a> {
     args: &'a Args,
     relay: Relay,
+    /// With a NIC: tells the network where the guest is after failover.
+    announcer: Option<Announcer>,
     qmp: Option<Agent<QmpStatus>>,
     /// Keeps the channel open that QEMU may have no use for.
     _notices: Sender<Notice>,
@@ -35,9 +37,14 @@ pub(super) fn supervise(args: &Args, relay: Relay, log: Log) -> Result<ExitCode,
     let service = Service::start(args.control.as_deref())?;
     let (sender, notices) = bounded(NOTICES);
     let qmp = listen_to_qemu(args, &sender)?;
-    let mut supervisor = Supervisor { args, relay, qmp, _notices: sender, log };
+    let announcer = args.nic.as_deref().map(Announcer::open).transpose()?;
+    let mut supervisor = Supervisor { args, relay, announcer, qmp, _notices: sender, log };
     let devices = supervisor.relay.obtained();
     tell(args.json, &Event::RelayReady { devices, control: service.control() });
+    if supervisor.relay.failed_over() {
+        // Taken over from a process that may not have come to it.
+        supervisor.announce();
+    }
     supervisor.watch(&service, &notices);
     drop(service);
     supervisor.end()
@@ -56,6 +63,8 @@ impl Supervisor<'_> {
     fn watch(&mut self, service: &Service, notices: &Receiver<Notice>) {
         let maintenance = tick(MAINTENANCE);
         loop {
+            let announcement = self.announcer.as_ref().and_then(Announcer::deadline);
+            let announcement = announcement.map_or_else(never, at);
             select! {
                 recv(service.calls) -> call => if let Ok(call) = call {
                     let answer = self.answer(call.request);
@@ -66,6 +75,9 @@ impl Supervisor<'_> {
                 },
                 recv(service.signals) -> _ => return,
                 recv(maintenance) -> _ => self.maintain(),
+                recv(announcement) -> _ => if let Some(announcer) = &mut self.announcer {
+                    announcer.tick(Instant::now());
+                },
             }
         }
     }
@@ -149,10 +161,27 @@ impl Supervisor<'_> {
     fn failover(&mut self) -> Result<u64, String> {
         let connections = self.relay.fail_over().map_err(|error| error.to_string())?;
         tell(self.args.json, &Event::FailedOver { connections });
+        self.announce();
         Ok(connections)
     }
 
+    /// Frames for the guest come here from now on.
+    fn announce(&mut self) {
+        let Some(announcer) = &mut self.announcer else { return };
+        match self.relay.guest_macs() {
+            Ok(macs) if macs.is_empty() => tracing::warn!(
+                "no address of the guest is known yet: the network learns where it is from its \
+                 next frame"
+            ),
+            Ok(macs) => announcer.start(macs, Instant::now()),
+            Err(error) => tracing::warn!(%error, "announcing the guest"),
+        }
+    }
+
     fn rearm(&mut self) -> Result<(), String> {
+        if let Some(announcer) = &mut self.announcer {
+            announcer.stop();
+        }
         self.relay.rearm().map_err(|error| error.to_string())?;
         tell(self.args.json, &Event::Rearmed);
         Ok(())
