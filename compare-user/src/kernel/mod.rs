@@ -24,7 +24,7 @@ pub use attach::{AttachedMode, Mode, Pass};
 pub use attached::{Attached, XdpFeatures};
 pub use bpffs::DEFAULT_PIN_DIRECTORY;
 pub use compare_ebpf::{Outcome, Standalone, Tally};
-pub use device::{Claim, Device};
+pub use device::{Claim, Device, LinkState};
 pub use error::{FaultKind, KernelError};
 pub use mac::{parse_mac, spelled};
 pub use relay::{ConnectionCounts, DeviceChange, Relay, RelayOptions};

@@ -52,6 +52,20 @@ pub enum Event {
         /// Interface name.
         device: String,
     },
+    /// The secondary's frames can come no longer.
+    LinkLost {
+        /// The device or socket that they came from.
+        device: String,
+        /// What was found.
+        cause: String,
+        /// What follows, as `--on-link-loss` says: `hold` or `failover`.
+        action: &'static str,
+    },
+    /// They can again. After a failover that changes nothing until `ctl rearm`.
+    LinkRestored {
+        /// The device or socket.
+        device: String,
+    },
     /// Whoever takes checkpoints is there.
     PeerConnected {
         /// Which one, and where.
@@ -124,6 +138,10 @@ impl fmt::Display for Event {
             Self::Rearmed => f.write_str("two guests again"),
             Self::PortLost { device, cause } => write!(f, "lost {device}: {cause}"),
             Self::PortRestored { device } => write!(f, "{device} is back"),
+            Self::LinkLost { device, cause, action } => {
+                write!(f, "lost the secondary on {device}: {cause}; {action}")
+            }
+            Self::LinkRestored { device } => write!(f, "the secondary is back on {device}"),
             Self::PeerConnected { peer } => write!(f, "connected: {peer}"),
             Self::PeerLost { peer, cause } => write!(f, "lost {peer}: {cause}"),
             Self::ColoEnded { cause, action } => write!(f, "COLO has ended: {cause}; {action}"),

@@ -5,6 +5,7 @@
 mod adoption;
 mod announcing;
 mod attaching;
+mod link_state;
 mod network;
 mod rules;
 mod steering;

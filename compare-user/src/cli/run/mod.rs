@@ -1,6 +1,7 @@
 //! `colo-xdp run`: compare two guests' egress and release what matches.
 
 mod assembly;
+mod link;
 mod ports;
 mod steering;
 mod supervisor;
@@ -94,6 +95,10 @@ pub(super) struct Args {
     /// held and let it pass uncompared.
     #[arg(long, value_enum, default_value = "hold", requires = "qmp")]
     on_qmp_loss: OnLoss,
+    /// When the secondary's device is gone or has no carrier, or the peer of its socket has left:
+    /// go on holding, or release what the primary has held and let it pass uncompared.
+    #[arg(long, value_enum, value_name = "ACTION", default_value = "hold")]
+    on_link_loss: OnLoss,
     /// Command for `sh -c` at a divergence, with COLO_XDP_REASON, COLO_XDP_FLOW and more in its
     /// environment; one at a time, at most one a second.
     #[arg(long, value_name = "COMMAND")]

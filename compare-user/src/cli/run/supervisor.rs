@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, select};
 use serde_json::{Value, json};
 
 use super::assembly::{Assembled, LaneHandle};
+use super::link::{LinkChange, LinkWatch};
 use super::steering::Steering;
 use super::takers::Takers;
 use super::{Args, NO_BYPASS};
@@ -32,6 +33,7 @@ struct Supervisor<'a> {
     steering: Steering,
     lane: LaneHandle,
     takers: Takers,
+    link: LinkWatch,
     log: Log,
     rules: Vec<BypassRule>,
     /// A port was lost and is not back.
@@ -44,7 +46,9 @@ pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<E
     let service = Service::start(args.control.as_deref())?;
     let (takers, notices) = Takers::start(args)?;
     let rules = args.bypass.clone();
-    let mut supervisor = Supervisor { args, steering, lane, takers, log, rules, searching: false };
+    let link = LinkWatch::new(&args.secondary);
+    let mut supervisor =
+        Supervisor { args, steering, lane, takers, link, log, rules, searching: false };
     if args.standalone {
         supervisor.failover(Side::Primary).map_err(Failure::runtime)?;
     }
@@ -86,6 +90,7 @@ impl Supervisor<'_> {
             if self.searching {
                 self.search();
             }
+            self.look_at_link();
             self.steering.drain_debug_logs();
         }
     }
@@ -117,14 +122,34 @@ impl Supervisor<'_> {
             Notice::ColoEnded { cause } => {
                 let action = self.args.on_qmp_loss;
                 tell(self.args.json, &Event::ColoEnded { cause, action: action.name() });
-                let comparing = self.steering.standalone == Standalone::Off;
-                if action == OnLoss::Failover
-                    && comparing
-                    && let Err(error) = self.failover(Side::Primary)
-                {
-                    tracing::error!(error, "failover");
-                }
+                self.lose_secondary(action);
             }
+        }
+    }
+
+    /// Tells when the secondary's frames can come no longer, and when they can again.
+    fn look_at_link(&mut self) {
+        match self.link.look(&self.lane.secondary) {
+            Some(LinkChange::Lost { device, cause }) => {
+                let action = self.args.on_link_loss;
+                tell(self.args.json, &Event::LinkLost { device, cause, action: action.name() });
+                self.lose_secondary(action);
+            }
+            Some(LinkChange::Restored { device }) => {
+                tell(self.args.json, &Event::LinkRestored { device });
+            }
+            None => {}
+        }
+    }
+
+    /// There is no second guest any more, as far as can be told.
+    fn lose_secondary(&mut self, action: OnLoss) {
+        let comparing = self.steering.standalone == Standalone::Off;
+        if action == OnLoss::Failover
+            && comparing
+            && let Err(error) = self.failover(Side::Primary)
+        {
+            tracing::error!(error, "failover");
         }
     }
 
