@@ -226,6 +226,15 @@ impl Guest {
         Ok(())
     }
 
+    /// Sets the guest's end of its veth up or down, and with it the carrier of the device.
+    ///
+    /// # Errors
+    /// When the guest is on a tap, or the kernel refuses.
+    pub fn set_carrier(&self, on: bool) -> Result {
+        let guest = self.namespace.as_ref().context("a tap has no other end")?;
+        guest.ip(&format!("link set {} {}", self.peer, if on { "up" } else { "down" }))
+    }
+
     /// Sends one frame as the guest's egress.
     ///
     /// # Errors

@@ -118,6 +118,35 @@ impl From<Link> for Device {
     }
 }
 
+/// Whether a device can carry frames at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// It can.
+    Up,
+    /// It was set down by somebody on this host.
+    Down,
+    /// Its other end is gone or down: a cable, a veth's peer, a tap's process.
+    NoCarrier,
+    /// There is no such device.
+    Gone,
+}
+
+impl LinkState {
+    /// The state of a device now; one question to the kernel, cheap enough to be asked often.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn of(device: &str) -> Result<Self, KernelError> {
+        match netlink::link(&Key::Name(device)) {
+            Ok(link) if link.flags & libc::IFF_UP as u32 == 0 => Ok(Self::Down),
+            Ok(link) if !link.carrier => Ok(Self::NoCarrier),
+            Ok(_) => Ok(Self::Up),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Self::Gone),
+            Err(error) => Err(KernelError::failed(device, "looking at the link", error)),
+        }
+    }
+}
+
 /// Offloads of a device; `true` is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offloads {

@@ -5,6 +5,7 @@
 //! redirected frames; [`device`] what there is to know about a device, and the claim
 //! that keeps a second instance off it; [`probe`] what this kernel and this process can do.
 
+mod announce;
 mod attach;
 mod attached;
 mod bpffs;
@@ -19,17 +20,18 @@ pub mod probe;
 mod relay;
 mod rule;
 mod steer;
-pub mod tunnel;
+mod tunnel;
 
+pub use announce::Announcer;
 pub use attach::{AttachedMode, Mode, Pass};
 pub use attached::{Attached, XdpFeatures};
 pub use bpffs::DEFAULT_PIN_DIRECTORY;
 pub use compare_ebpf::{MirrorOutcome, Outcome, Standalone, Tally, Tunnel};
-pub use device::{Claim, Device};
+pub use device::{Claim, Device, LinkState};
 pub use error::{FaultKind, KernelError};
 pub use mac::{parse_mac, spelled};
 pub use mirror::{Copies, Learner, Mirror, MirrorOptions};
-pub use relay::{ConnectionCounts, DeviceChange, Relay, RelayOptions};
+pub use relay::{ConnectionCounts, DeviceChange, NamedTallies, Relay, RelayOptions};
 pub use rule::{BypassRule, RuleError};
 pub use steer::{AttachOptions, EmptySlot, Outcomes, Role, Steer};
 pub use tunnel::{TunnelError, TunnelSpec, Underlay};

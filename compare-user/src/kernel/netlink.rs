@@ -24,6 +24,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_CARRIER: u16 = 33;
 const IFLA_LINK_NETNSID: u16 = 37;
 /// Attribute type without the nested and byte-order bits.
 const NLA_TYPE_MASK: u16 = 0x3fff;
@@ -52,6 +53,8 @@ pub(super) struct Link {
     pub(super) peer: Option<u32>,
     /// The other end is in another network namespace.
     pub(super) peer_elsewhere: bool,
+    /// What the driver says; `IFF_RUNNING` may follow it up to a second later (net/core/link_watch.c).
+    pub(super) carrier: bool,
     /// Index of the bridge or bond that the device is part of.
     pub(super) master: Option<u32>,
 }
@@ -94,6 +97,7 @@ fn parse(body: &[u8]) -> io::Result<Link> {
             IFLA_NUM_RX_QUEUES => link.rx_queues = number(value),
             IFLA_LINK => link.peer = Some(number(value)).filter(|index| *index != 0),
             IFLA_LINK_NETNSID => link.peer_elsewhere = true,
+            IFLA_CARRIER => link.carrier = value.first().is_some_and(|carrier| *carrier != 0),
             IFLA_MASTER => link.master = Some(number(value)).filter(|index| *index != 0),
             IFLA_LINKINFO => {
                 let kind = Attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);

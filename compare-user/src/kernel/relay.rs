@@ -112,6 +112,9 @@ pub struct ConnectionCounts {
     pub implausible: u64,
 }
 
+/// Frames and bytes, by the name of their outcome.
+pub type NamedTallies = Vec<(&'static str, Tally)>;
+
 /// The relay. Dropping it is what a crash does: what is pinned goes on.
 pub struct Relay {
     options: RelayOptions,
@@ -388,7 +391,7 @@ impl Relay {
 
     /// Tells the programs what the tunnel looks like now.
     fn update_tunnel(&mut self) -> Result<(), KernelError> {
-        let Some(spec) = self.options.tunnel.clone() else { return Ok(()) };
+        let Some(spec) = self.options.tunnel else { return Ok(()) };
         let link = match Device::find(&self.options.link) {
             Err(KernelError::NoDevice { .. }) => return Ok(()),
             found => found?,
@@ -466,7 +469,7 @@ impl Relay {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn outcomes(&self) -> Result<Vec<(String, Vec<(&'static str, Tally)>)>, KernelError> {
+    pub fn outcomes(&self) -> Result<Vec<(String, NamedTallies)>, KernelError> {
         let (rows, columns) = (Gate::ALL.len(), RelayOutcome::ALL.len());
         let tallies = object::tallies(&self.ebpf, "RELAY_OUTCOMES", (rows * columns) as u32)?;
         let row = |gate: Gate| {

@@ -15,7 +15,7 @@ use super::netlink::{self, Key, route};
 use super::object;
 
 /// The port that IANA assigned to VXLAN (RFC 7348, section 5).
-pub const VXLAN_PORT: u16 = 4789;
+pub(super) const VXLAN_PORT: u16 = 4789;
 
 /// A VNI has 24 bits (RFC 7348, section 4).
 const VNI_LIMIT: u32 = 1 << 24;

@@ -53,14 +53,14 @@ impl Bench {
 
     /// Sends from the link; what the guest gets.
     #[track_caller]
-    fn to_guest(&mut self, frame: &[u8]) -> Vec<u8> {
+    fn deliver(&mut self, frame: &[u8]) -> Vec<u8> {
         self.link.send(frame);
         only(self.guest.drain())
     }
 
     /// Sends from the guest; what comes out of the link.
     #[track_caller]
-    fn from_guest(&mut self, frame: &[u8]) -> Vec<u8> {
+    fn emit(&mut self, frame: &[u8]) -> Vec<u8> {
         self.guest.send(frame);
         only(self.link.drain())
     }
@@ -69,10 +69,10 @@ impl Bench {
     /// primary's.
     #[track_caller]
     fn open(&mut self, side: &Side) {
-        self.to_guest(&side.client().syn().frame());
-        self.from_guest(&side.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
+        self.deliver(&side.client().syn().frame());
+        self.emit(&side.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
         let answer = side.client().sequence(101).acknowledges(PRIMARY.wrapping_add(1)).frame();
-        let arrived = self.to_guest(&answer);
+        let arrived = self.deliver(&answer);
         assert_eq!(tcp(&arrived).acknowledgment_number(), SECONDARY + 1);
     }
 }
@@ -248,12 +248,12 @@ fn a_clients_connection_is_rewritten_in_both_directions_and_both_families() {
             bench.open(&side);
             let request = side.client().sequence(101).acknowledges(PRIMARY.wrapping_add(1));
             let request = request.payload(b"GET / HTTP/1.0\r\n\r\n").frame();
-            let arrived = bench.to_guest(&request);
+            let arrived = bench.deliver(&request);
             assert_eq!(tcp(&arrived).acknowledgment_number(), SECONDARY + 1);
             assert_eq!(tcp(&arrived).sequence_number(), 101);
             assert_eq!(tcp(&arrived).payload(), b"GET / HTTP/1.0\r\n\r\n");
             let reply = side.guest().sequence(SECONDARY + 1).acknowledges(119).payload(b"page");
-            let left = bench.from_guest(&reply.frame());
+            let left = bench.emit(&reply.frame());
             assert_eq!(tcp(&left).sequence_number(), PRIMARY.wrapping_add(1));
             assert_eq!(tcp(&left).acknowledgment_number(), 119);
         }
@@ -268,15 +268,15 @@ fn a_connection_that_the_guest_opens_is_rewritten_from_the_syn_ack_on() {
         let mut bench = Bench::new(|_| {});
         for side in [V4, V6] {
             let syn = side.guest().syn().sequence(SECONDARY).options(&timestamps(5000, 0)).frame();
-            assert_eq!(bench.from_guest(&syn), syn, "a SYN leaves as it is");
+            assert_eq!(bench.emit(&syn), syn, "a SYN leaves as it is");
             let answer = side.client().syn().acknowledges(PRIMARY.wrapping_add(1));
-            let arrived = bench.to_guest(&answer.options(&timestamps(9, 4990)).frame());
+            let arrived = bench.deliver(&answer.options(&timestamps(9, 4990)).frame());
             assert_eq!(tcp(&arrived).acknowledgment_number(), SECONDARY + 1);
             let options: Vec<_> = tcp(&arrived).options_iterator().map(Result::unwrap).collect();
             let expected = TcpOptionElement::Timestamp(9, 5000);
             assert!(options.contains(&expected), "{options:?}");
             let next = side.guest().sequence(SECONDARY + 1).acknowledges(101);
-            let left = bench.from_guest(&next.options(&timestamps(5003, 9)).frame());
+            let left = bench.emit(&next.options(&timestamps(5003, 9)).frame());
             assert_eq!(tcp(&left).sequence_number(), PRIMARY.wrapping_add(1));
             let options: Vec<_> = tcp(&left).options_iterator().map(Result::unwrap).collect();
             assert!(options.contains(&TcpOptionElement::Timestamp(4993, 9)), "{options:?}");
@@ -288,9 +288,9 @@ fn a_connection_that_the_guest_opens_is_rewritten_from_the_syn_ack_on() {
 fn a_refused_connection_of_the_guest_is_refused_for_the_secondary_too() {
     in_namespace(|| {
         let mut bench = Bench::new(|_| {});
-        bench.from_guest(&V4.guest().syn().sequence(SECONDARY).frame());
+        bench.emit(&V4.guest().syn().sequence(SECONDARY).frame());
         let refusal = V4.client().rst().sequence(0).acknowledges(PRIMARY.wrapping_add(1));
-        let arrived = bench.to_guest(&refusal.frame());
+        let arrived = bench.deliver(&refusal.frame());
         assert_eq!(tcp(&arrived).acknowledgment_number(), SECONDARY + 1);
     });
 }
@@ -318,7 +318,7 @@ fn edges_of_sack_blocks_are_moved_wherever_the_option_stands() {
         ];
         for options in layouts {
             let duplicate = V4.client().sequence(101).acknowledges(edge(1)).options(&options);
-            let arrived = bench.to_guest(&duplicate.frame());
+            let arrived = bench.deliver(&duplicate.frame());
             let moved: Vec<_> = tcp(&arrived)
                 .options_iterator()
                 .map(Result::unwrap)
@@ -349,7 +349,7 @@ fn a_partial_checksum_is_left_to_its_device() {
         let words = [0x0a00, 0x0002, 0x0a00, 0x0009, 6, 24];
         let sum: u32 = words.iter().sum();
         frame[50..52].copy_from_slice(&(sum as u16).to_be_bytes());
-        let left = bench.from_guest(&frame);
+        let left = bench.emit(&frame);
         assert_eq!(left[38..42], PRIMARY.wrapping_add(1).to_be_bytes());
         assert_eq!(left[50..52], frame[50..52]);
         assert_eq!(bench.counts().partial_checksums, 1);
@@ -360,15 +360,15 @@ fn a_partial_checksum_is_left_to_its_device() {
 fn nothing_is_learned_from_an_answer_with_impossible_numbers() {
     in_namespace(|| {
         let mut bench = Bench::new(|_| {});
-        bench.to_guest(&V4.client().syn().frame());
-        bench.from_guest(&V4.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
+        bench.deliver(&V4.client().syn().frame());
+        bench.emit(&V4.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
         // Somebody who guesses the ports and not the client's numbers.
         let guess = V4.client().sequence(0x7777_7777).acknowledges(1234).frame();
-        assert_eq!(bench.to_guest(&guess), guess);
+        assert_eq!(bench.deliver(&guess), guess);
         let counts = bench.counts();
         assert_eq!((counts.implausible, counts.tracked, counts.handshakes), (1, 0, 1));
         let answer = V4.client().sequence(101).acknowledges(PRIMARY.wrapping_add(1)).frame();
-        assert_eq!(tcp(&bench.to_guest(&answer)).acknowledgment_number(), SECONDARY + 1);
+        assert_eq!(tcp(&bench.deliver(&answer)).acknowledgment_number(), SECONDARY + 1);
     });
 }
 
@@ -378,15 +378,15 @@ fn a_repeated_syn_ack_keeps_the_offset_and_a_new_one_begins_again() {
         let mut bench = Bench::new(|_| {});
         bench.open(&V4);
         // A client that tries again and a SYN that somebody made up change nothing.
-        bench.to_guest(&V4.client().syn().sequence(0x4444).frame());
-        bench.from_guest(&V4.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
+        bench.deliver(&V4.client().syn().sequence(0x4444).frame());
+        bench.emit(&V4.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
         let data = V4.client().sequence(101).acknowledges(PRIMARY.wrapping_add(40)).frame();
-        assert_eq!(tcp(&bench.to_guest(&data)).acknowledgment_number(), SECONDARY + 40);
+        assert_eq!(tcp(&bench.deliver(&data)).acknowledgment_number(), SECONDARY + 40);
         // The guest has begun another connection on the same ports.
         let again = V4.guest().syn().sequence(SECONDARY + 99).acknowledges(0x4445).frame();
-        bench.from_guest(&again);
+        bench.emit(&again);
         let answer = V4.client().sequence(0x4445).acknowledges(7001).frame();
-        assert_eq!(tcp(&bench.to_guest(&answer)).acknowledgment_number(), SECONDARY + 100);
+        assert_eq!(tcp(&bench.deliver(&answer)).acknowledgment_number(), SECONDARY + 100);
         let counts = bench.counts();
         assert_eq!((counts.tracked, counts.learned, counts.evicted), (1, 2, 0));
     });
@@ -400,13 +400,13 @@ fn a_checkpoint_makes_every_offset_zero() {
         bench.open(&V6);
         // One handshake is still open: after the checkpoint the secondary has the primary's number.
         let third = Side { port: 3, ..V4 };
-        bench.from_guest(&third.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
+        bench.emit(&third.guest().syn().sequence(SECONDARY).acknowledges(101).frame());
         assert_eq!(bench.relay().checkpoint().unwrap(), 2);
         for side in [V4, V6, third] {
             let data = side.client().sequence(101).acknowledges(PRIMARY.wrapping_add(1)).frame();
-            assert_eq!(bench.to_guest(&data), data);
+            assert_eq!(bench.deliver(&data), data);
             let reply = side.guest().sequence(PRIMARY.wrapping_add(1)).acknowledges(101).frame();
-            assert_eq!(bench.from_guest(&reply), reply);
+            assert_eq!(bench.emit(&reply), reply);
         }
         bench.relay().maintain();
         let counts = bench.counts();
@@ -424,7 +424,7 @@ fn after_failover_offsets_stay_and_new_connections_are_left_alone() {
         bench.open(&V4);
         let pending = Side { port: 3, ..V4 };
         let pending_syn = pending.guest().syn().sequence(SECONDARY).acknowledges(101).frame();
-        bench.from_guest(&pending_syn);
+        bench.emit(&pending_syn);
         // Before failover the NIC has nothing for the guest.
         let data = V4.client().sequence(101).acknowledges(PRIMARY.wrapping_add(1)).frame();
         bench.nic.send(&data);
@@ -481,7 +481,7 @@ fn a_flood_of_syns_never_reaches_the_connections() {
         assert!(counts.handshakes <= 1024, "{counts:?}");
         assert_eq!((counts.tracked, counts.evicted), (1, 0));
         let data = V4.client().sequence(101).acknowledges(PRIMARY.wrapping_add(9)).frame();
-        assert_eq!(tcp(&bench.to_guest(&data)).acknowledgment_number(), SECONDARY + 9);
+        assert_eq!(tcp(&bench.deliver(&data)).acknowledgment_number(), SECONDARY + 9);
     });
 }
 
@@ -506,7 +506,7 @@ fn connections_beyond_the_limit_are_evicted_and_counted_and_the_busy_one_stays()
         assert!(counts.tracked <= 1024, "{counts:?}");
         assert_eq!(counts.learned, 3001);
         assert_eq!(counts.evicted, 3001 - counts.tracked);
-        assert_eq!(tcp(&bench.to_guest(&data)).acknowledgment_number(), SECONDARY + 9);
+        assert_eq!(tcp(&bench.deliver(&data)).acknowledgment_number(), SECONDARY + 9);
     });
 }
 
@@ -516,7 +516,7 @@ fn malformed_segments_pass_as_they_are_and_are_counted() {
         let mut bench = Bench::new(|_| {});
         bench.open(&V4);
         let good = V4.client().sequence(101).acknowledges(PRIMARY.wrapping_add(1));
-        let with_options = good.clone().options(&timestamps(1, 2)).frame();
+        let with_options = good.options(&timestamps(1, 2)).frame();
         let cut = |at: usize, byte: u8| {
             let mut frame = with_options.clone();
             frame[at] = byte;
@@ -530,12 +530,12 @@ fn malformed_segments_pass_as_they_are_and_are_counted() {
         // A header of four words, of fifteen, one beyond the datagram, one that the frame lacks.
         for bad in [cut(46, 0x40), cut(46, 0xf0), cut(17, 30), ended_early] {
             let before = bench.counts().unparsed;
-            assert_eq!(bench.to_guest(&bad), bad);
+            assert_eq!(bench.deliver(&bad), bad);
             assert_eq!(bench.counts().unparsed, before + 1, "{bad:?}");
         }
         // Options that lie about their length: the numbers before them are right.
         for length in [0, 1, 200] {
-            let arrived = bench.to_guest(&cut(57, length));
+            let arrived = bench.deliver(&cut(57, length));
             assert_eq!(arrived[42..46], (SECONDARY + 1).to_be_bytes());
         }
     });
@@ -550,11 +550,11 @@ fn the_first_piece_of_a_datagram_is_rewritten_and_the_others_are_not() {
         first = first.payload(&[1; 20]);
         let mut frame = first.frame();
         frame[20] = 0x20;
-        let arrived = bench.to_guest(&frame);
+        let arrived = bench.deliver(&frame);
         assert_eq!(arrived[42..46], (SECONDARY + 1).to_be_bytes());
         let mut later = frame.clone();
         (later[20], later[21]) = (0, 5);
-        assert_eq!(bench.to_guest(&later), later);
+        assert_eq!(bench.deliver(&later), later);
     });
 }
 
@@ -565,9 +565,9 @@ fn a_crash_keeps_the_offsets_and_a_clean_end_leaves_nothing() {
         bench.open(&V4);
         bench.relay = None;
         let data = V4.client().sequence(101).acknowledges(PRIMARY.wrapping_add(9)).frame();
-        assert_eq!(tcp(&bench.to_guest(&data)).acknowledgment_number(), SECONDARY + 9);
+        assert_eq!(tcp(&bench.deliver(&data)).acknowledgment_number(), SECONDARY + 9);
         bench.relay = Some(Relay::attach(relay_options()).unwrap());
-        assert_eq!(tcp(&bench.to_guest(&data)).acknowledgment_number(), SECONDARY + 9);
+        assert_eq!(tcp(&bench.deliver(&data)).acknowledgment_number(), SECONDARY + 9);
         assert_eq!(bench.counts().tracked, 1);
         bench.relay.take().unwrap().detach().unwrap();
         assert!(pins().is_empty(), "{:?}", pins());
@@ -602,14 +602,14 @@ fn closed_and_reset_connections_are_known_to_have_ended_and_are_still_rewritten(
         for side in [V4, reset] {
             bench.open(&side);
         }
-        bench.from_guest(&V4.guest().sequence(SECONDARY + 1).acknowledges(101).fin().frame());
+        bench.emit(&V4.guest().sequence(SECONDARY + 1).acknowledges(101).fin().frame());
         assert_eq!(bench.counts().ended, 0, "half closed");
         let ack = PRIMARY.wrapping_add(2);
-        bench.to_guest(&V4.client().sequence(101).acknowledges(ack).fin().frame());
+        bench.deliver(&V4.client().sequence(101).acknowledges(ack).fin().frame());
         assert_eq!(bench.counts().ended, 1);
         let again = V4.guest().sequence(SECONDARY + 1).acknowledges(102).fin().frame();
-        assert_eq!(tcp(&bench.from_guest(&again)).sequence_number(), PRIMARY.wrapping_add(1));
-        bench.to_guest(&reset.client().sequence(101).rst().frame());
+        assert_eq!(tcp(&bench.emit(&again)).sequence_number(), PRIMARY.wrapping_add(1));
+        bench.deliver(&reset.client().sequence(101).rst().frame());
         assert_eq!(bench.counts().ended, 2);
     });
 }
@@ -660,9 +660,9 @@ fn the_tunnel_takes_frames_of_its_peer_and_its_vni_only() {
         });
         let syn = V4.client().syn().frame();
         let good = wrapped([10, 9, 0, 1], 0x08, 77, &syn);
-        assert_eq!(bench.to_guest(&good), syn);
+        assert_eq!(bench.deliver(&good), syn);
         let answer = V4.guest().syn().sequence(SECONDARY).acknowledges(101).frame();
-        let left = bench.from_guest(&answer);
+        let left = bench.emit(&answer);
         assert_eq!(inner_of(&left, 77), answer);
         let mut short = good.clone();
         short.truncate(60);

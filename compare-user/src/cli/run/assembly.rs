@@ -14,7 +14,7 @@ use super::steering::Steering;
 use crate::cli::Failure;
 use crate::compare::{Comparator, Config};
 use crate::kernel::{Claim, Device, Pass};
-use crate::lane::{Command, Lane, LaneOptions, Wiring};
+use crate::lane::{Command, Lane, LaneOptions, Presence, Wiring};
 use crate::observe::{Event, LaneStatus};
 use crate::port::Port;
 use crate::port::spec::PortSpec;
@@ -44,6 +44,8 @@ pub(super) struct Assembled {
 pub(super) struct LaneHandle {
     commands: Sender<Command>,
     doorbell: Arc<EventFd>,
+    /// Whether the secondary's frames can come.
+    pub(super) secondary: Arc<Presence>,
     thread: Option<JoinHandle<Box<LaneStatus>>>,
     _held: Held,
 }
@@ -135,7 +137,13 @@ where
         .map_err(internal)?;
     let (commands, orders) = crossbeam_channel::unbounded();
     let (events, heard) = crossbeam_channel::bounded(EVENTS);
-    let wiring = Wiring { commands: orders, doorbell: Arc::clone(&doorbell), events };
+    let secondary = Arc::new(Presence::default());
+    let wiring = Wiring {
+        commands: orders,
+        doorbell: Arc::clone(&doorbell),
+        events,
+        secondary: Arc::clone(&secondary),
+    };
     let options = lane_options(args, lengths);
     let config = comparator_config(args);
     let core = args.core;
@@ -151,7 +159,8 @@ where
             Lane::new(store, inputs, output, Comparator::new(config), options, wiring).run()
         })
         .map_err(|error| Failure::runtime(format!("starting the lane: {error}")))?;
-    Ok((LaneHandle { commands, doorbell, thread: Some(thread), _held: held }, heard))
+    let thread = Some(thread);
+    Ok((LaneHandle { commands, doorbell, secondary, thread, _held: held }, heard))
 }
 
 fn lane_options(args: &Args, lengths: RangeInclusive<usize>) -> LaneOptions {

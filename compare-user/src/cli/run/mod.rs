@@ -1,6 +1,7 @@
 //! `colo-xdp run`: compare two guests' egress and release what matches.
 
 mod assembly;
+mod link;
 mod ports;
 mod steering;
 mod supervisor;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::log::Log;
+use super::loss::OnLoss;
 use super::{Failure, duration};
 use crate::checkpoint::{NotifySpec, QmpSpec};
 use crate::compare::AckGate;
@@ -104,7 +106,11 @@ pub(super) struct Args {
     /// When COLO ends or its QMP connection is lost: go on holding, or release what the primary has
     /// held and let it pass uncompared.
     #[arg(long, value_enum, default_value = "hold", requires = "qmp")]
-    on_qmp_loss: OnQmpLoss,
+    on_qmp_loss: OnLoss,
+    /// When the secondary's device is gone or has no carrier, or the peer of its socket has left:
+    /// go on holding, or release what the primary has held and let it pass uncompared.
+    #[arg(long, value_enum, value_name = "ACTION", default_value = "hold")]
+    on_link_loss: OnLoss,
     /// Command for `sh -c` at a divergence, with COLO_XDP_REASON, COLO_XDP_FLOW and more in its
     /// environment; one at a time, at most one a second.
     #[arg(long, value_name = "COMMAND")]
@@ -139,21 +145,6 @@ enum Poll {
 enum OnExit {
     Closed,
     Open,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnQmpLoss {
-    Hold,
-    Failover,
-}
-
-impl OnQmpLoss {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Hold => "hold",
-            Self::Failover => "failover",
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -202,7 +193,7 @@ impl Args {
             primary: primary.device.clone(),
             link: secondary.device.clone(),
             macs: self.guest_mac.clone(),
-            tunnel: self.vxlan.clone(),
+            tunnel: self.vxlan,
             pin: DEFAULT_PIN_DIRECTORY.into(),
             debug: self.debug_xdp,
         })

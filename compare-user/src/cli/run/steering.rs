@@ -76,7 +76,7 @@ impl Steering {
         let mut steering = Self {
             gates,
             mirror,
-            tunnel: args.vxlan.clone(),
+            tunnel: args.vxlan,
             output: output.map(|device| device.name),
             output_lost: false,
             opened,
