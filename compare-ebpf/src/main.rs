@@ -13,6 +13,7 @@ mod relay;
 mod rewriter;
 mod rules;
 mod steer;
+mod sum;
 mod tally;
 mod tunnel;
 

@@ -21,6 +21,7 @@ use compare_ebpf::{Connection, ConnectionKey, FAMILY_IPV4, Handshake, RelayContr
 
 use crate::bytes::{load, store};
 use crate::headers::{Flow, Piece, TCP};
+use crate::sum;
 
 /// Connections with an offset. User space sets the size.
 #[map]
@@ -339,6 +340,8 @@ impl Segment {
         if numbers | shift.timestamp | shift.echo == 0 {
             return;
         }
+        // Before anything changes.
+        let is_partial = self.is_partial(frame);
         let mut difference = Difference::default();
         let transport = self.flow.transport;
         if shift.sequence != 0 {
@@ -351,7 +354,7 @@ impl Segment {
         }
         self.rewrite_options(frame, options, shift, &mut difference);
         count(RelayEvent::Rewritten);
-        if self.is_partial() {
+        if is_partial {
             // The device that completes it sums what it finds.
             count(RelayEvent::Partial);
             return;
@@ -396,9 +399,10 @@ impl Segment {
         }
     }
 
-    /// Whether the checksum is left to a device: it then is the sum of the pseudo-header.
+    /// Whether the checksum is left to a device: it then is the sum of the pseudo-header. One
+    /// complete checksum in 65,536 is so too, and only the sum of all tells which.
     #[inline(always)]
-    fn is_partial(&self) -> bool {
+    fn is_partial(&self, frame: &XdpContext) -> bool {
         let flow = &self.flow;
         let length = (flow.end - flow.transport) as u16;
         let mut sum = fold(u32::from(length.to_be()) + u32::from(u16::from(TCP).to_be()));
@@ -410,7 +414,12 @@ impl Segment {
                 sum += (destination & 0xffff) + (destination >> 16);
             }
         }
-        fold(sum) as u16 == self.header.checksum && flow.piece == Piece::Whole
+        let pseudo = fold(sum);
+        if pseudo as u16 != self.header.checksum || flow.piece != Piece::Whole {
+            return false;
+        }
+        let all = sum::of(frame, flow.transport, flow.end);
+        all.is_none_or(|all| fold(all + pseudo) != 0xffff)
     }
 }
 

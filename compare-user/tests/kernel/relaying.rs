@@ -357,6 +357,33 @@ fn a_partial_checksum_is_left_to_its_device() {
 }
 
 #[test]
+fn a_complete_checksum_that_looks_partial_is_completed_again() {
+    in_namespace(|| {
+        let mut bench = Bench::new(|_| {});
+        bench.open(&V4);
+        // Payloads of every length class, each ending in two bytes that make the checksum what the
+        // sum of the pseudo-header is.
+        for length in [2_usize, 4, 30, 254, 256, 258, 1000, 1460] {
+            let segment = |last: [u8; 2]| {
+                let payload = [&vec![0x5a; length - 2][..], &last].concat();
+                let next = V4.client().sequence(101).acknowledges(PRIMARY.wrapping_add(1));
+                next.payload(&payload).frame()
+            };
+            let pseudo = {
+                let words = [0x0a00, 0x0009, 0x0a00, 0x0002, 6, 20 + length as u32];
+                let sum: u32 = words.iter().sum();
+                ((sum & 0xffff) + (sum >> 16)) as u16
+            };
+            let looks_partial = (0..=u16::MAX).map(|last| segment(last.to_be_bytes()));
+            let frame = { looks_partial }.find(|frame| frame[50..52] == pseudo.to_be_bytes());
+            let arrived = bench.deliver(&frame.expect("one of them does"));
+            assert_eq!(tcp(&arrived).acknowledgment_number(), SECONDARY + 1, "{length}");
+        }
+        assert_eq!(bench.counts().partial_checksums, 0);
+    });
+}
+
+#[test]
 fn nothing_is_learned_from_an_answer_with_impossible_numbers() {
     in_namespace(|| {
         let mut bench = Bench::new(|_| {});
