@@ -597,7 +597,7 @@ impl<P: Port> Lane<P> {
         Box::new(LaneStatus {
             counters,
             held: counters.held(),
-            secondary_dropped: counters.discarded,
+            secondary_dropped: counters.discarded - counters.superseded,
             lost: counters.lost + input_dropped + self.oversized + self.runts + self.unsent,
             checksums_completed: self.checksums_completed,
             oversized: self.oversized,

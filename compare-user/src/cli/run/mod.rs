@@ -124,9 +124,11 @@ pub(super) struct Args {
     /// How long a secondary datagram may be out of order; 0 reports at once.
     #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = duration::parse)]
     reorder_grace: Duration,
-    /// Which primary segments wait for the secondary's acknowledgement.
-    #[arg(long, value_enum, default_value = "payload")]
-    ack_gate: Gate,
+    /// Which primary segments wait for the secondary's acknowledgement: those with payload; all, bare
+    /// acknowledgements too; or as all, with those of the slower guest leaving in place of the other's,
+    /// so that a client repeats what the link has lost [default: slower with --mirror, else payload].
+    #[arg(long, value_enum, value_name = "SEGMENTS", hide_default_value = true)]
+    ack_gate: Option<Gate>,
     /// Flows tracked at once.
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     max_flows: u32,
@@ -157,6 +159,7 @@ enum OnOff {
 enum Gate {
     Payload,
     All,
+    Slower,
 }
 
 fn frame_size(text: &str) -> Result<u32, String> {
@@ -214,6 +217,12 @@ impl Args {
                 }
             }
         }
+        if self.ack_gate == Some(Gate::Slower) && self.vnet_hdr {
+            return Err(Failure::usage(
+                "--ack-gate slower: frames of the secondary leave too, and have lost their \
+                 --vnet-hdr headers",
+            ));
+        }
         if self.vxlan.is_some() && self.secondary.xdp().is_none() {
             return Err(Failure::usage("--vxlan: --secondary must be xdp:DEVICE"));
         }
@@ -235,9 +244,11 @@ impl Args {
     }
 
     fn ack_gate(&self) -> AckGate {
-        match self.ack_gate {
+        let usual = if self.mirror.is_some() { Gate::Slower } else { Gate::Payload };
+        match self.ack_gate.unwrap_or(usual) {
             Gate::Payload => AckGate::Payload,
             Gate::All => AckGate::All,
+            Gate::Slower => AckGate::Slower,
         }
     }
 
