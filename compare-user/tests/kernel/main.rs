@@ -8,5 +8,6 @@ mod attaching;
 mod link_state;
 mod network;
 mod rules;
+mod sharing;
 mod steering;
 mod tunnel;
