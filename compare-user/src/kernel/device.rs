@@ -53,6 +53,8 @@ pub struct Device {
     pub driver: String,
     /// The other end of a veth.
     pub peer: Option<Peer>,
+    /// Index of the bridge (or bond) that it is a port of.
+    pub bridge: Option<u32>,
 }
 
 impl Device {
@@ -114,6 +116,7 @@ impl From<Link> for Device {
             tx_queues: channels.transmit.unwrap_or(link.tx_queues).max(1),
             driver: driver(&link.name).unwrap_or_default(),
             peer,
+            bridge: link.master,
             name: link.name,
         }
     }

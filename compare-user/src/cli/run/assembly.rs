@@ -121,6 +121,7 @@ pub(super) fn assemble(args: &Args) -> Result<Assembled, Failure> {
     let mut ports = ports::mixed(args, region, &steering.opener)?;
     let mut obtained = std::mem::take(&mut ports.obtained);
     obtained.extend(steering.obtained().map(|(device, mode)| format!("steer on {device}: {mode}")));
+    obtained.extend(steering.mirror_obtained());
     let lengths = output.as_ref().map_or(0..=usize::MAX, |device| {
         ETHERNET_HEADER..=ports.store.longest_sent().min(device.mtu as usize + LINK_HEADERS)
     });

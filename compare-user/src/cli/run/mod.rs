@@ -18,7 +18,9 @@ use super::loss::OnLoss;
 use super::{Failure, duration};
 use crate::checkpoint::{NotifySpec, QmpSpec};
 use crate::compare::AckGate;
-use crate::kernel::{BypassRule, EmptySlot};
+use crate::kernel::{
+    BypassRule, DEFAULT_PIN_DIRECTORY, EmptySlot, MirrorOptions, Mode, TunnelSpec, parse_mac,
+};
 use crate::lane::Polling;
 use crate::port::spec::PortSpec;
 
@@ -44,6 +46,16 @@ pub(super) struct Args {
     /// Where released frames go. Comparators may share a NIC, on a queue each: queues=1-1.
     #[arg(long, value_name = "PORT")]
     out: PortSpec,
+    /// Copy what this NIC receives for the primary guest to the secondary, over the link that
+    /// --secondary names.
+    #[arg(long, value_name = "DEVICE")]
+    mirror: Option<String>,
+    /// An Ethernet address of the guest; repeatable. Not given: learned from what it sends.
+    #[arg(long, value_name = "MAC", requires = "mirror", value_parser = parse_mac)]
+    guest_mac: Vec<[u8; 6]>,
+    /// The link is a VXLAN tunnel: vni=N,local=ADDRESS,remote=ADDRESS[,port=4789].
+    #[arg(long, value_name = "TUNNEL")]
+    vxlan: Option<TunnelSpec>,
     /// Control socket for `ctl`; made with mode 0600.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -172,6 +184,42 @@ impl Args {
         [&self.primary, &self.secondary, &self.out].iter().all(|port| port.xdp().is_some())
     }
 
+    /// The mirror that was asked for; `check` has found the devices that it takes.
+    fn mirror_options(&self) -> Option<MirrorOptions> {
+        let (primary, secondary) = (self.primary.xdp()?, self.secondary.xdp()?);
+        Some(MirrorOptions {
+            nic: self.mirror.clone()?,
+            mode: Mode::Auto,
+            primary: primary.device.clone(),
+            link: secondary.device.clone(),
+            macs: self.guest_mac.clone(),
+            tunnel: self.vxlan,
+            pin: DEFAULT_PIN_DIRECTORY.into(),
+            debug: self.debug_xdp,
+        })
+    }
+
+    /// The mirror copies between devices, and a device has one XDP program.
+    fn check_mirror(&self) -> Result<(), Failure> {
+        let devices = [("--primary", self.primary.xdp()), ("--secondary", self.secondary.xdp())];
+        if let Some(nic) = &self.mirror {
+            for (option, port) in devices {
+                let Some(port) = port else {
+                    return Err(Failure::usage(format!("--mirror: {option} must be xdp:DEVICE")));
+                };
+                if port.device == *nic {
+                    return Err(Failure::usage(format!(
+                        "--mirror and {option} both name {nic}: each needs a device of its own"
+                    )));
+                }
+            }
+        }
+        if self.vxlan.is_some() && self.secondary.xdp().is_none() {
+            return Err(Failure::usage("--vxlan: --secondary must be xdp:DEVICE"));
+        }
+        Ok(())
+    }
+
     fn polling(&self) -> Polling {
         match self.poll {
             Poll::Busy => Polling::Busy,
@@ -207,6 +255,7 @@ impl Args {
                 )));
             }
         }
+        self.check_mirror()?;
         if !self.bypass.is_empty() && !self.can_bypass() {
             return Err(Failure::usage(format!("--bypass: {NO_BYPASS}")));
         }

@@ -74,6 +74,7 @@ impl Supervisor<'_> {
         service: &Service,
         notices: &Receiver<Notice>,
     ) -> Result<(), Failure> {
+        let mut last = Instant::now();
         loop {
             select! {
                 recv(events) -> event => match event {
@@ -95,6 +96,10 @@ impl Supervisor<'_> {
             }
             self.look_around();
             self.steering.drain_debug_logs();
+            if last.elapsed() >= SEARCH {
+                last = Instant::now();
+                self.steering.maintain();
+            }
         }
     }
 
@@ -195,6 +200,7 @@ impl Supervisor<'_> {
                 let status = self.lane.ask(Command::Status, ANSWER)?;
                 let mut value = serde_json::to_value(&*status).map_err(|e| e.to_string())?;
                 value["steer"] = self.steering.outcomes()?;
+                value["mirror"] = self.steering.mirrored()?;
                 value["checkpoint"] = self.takers.status();
                 Ok(value)
             }
