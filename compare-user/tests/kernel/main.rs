@@ -8,6 +8,7 @@ mod attaching;
 mod link_state;
 mod mirroring;
 mod network;
+mod relay_command;
 mod relaying;
 mod rules;
 mod sharing;
