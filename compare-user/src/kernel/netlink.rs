@@ -23,6 +23,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_CARRIER: u16 = 33;
 const IFLA_LINK_NETNSID: u16 = 37;
@@ -49,6 +50,8 @@ pub(super) struct Link {
     pub(super) kind: Option<String>,
     /// Receive queues allocated; fewer may be in use.
     pub(super) rx_queues: u32,
+    /// The same for transmit queues.
+    pub(super) tx_queues: u32,
     /// Index of the device at the other end (veth), in that device's namespace.
     pub(super) peer: Option<u32>,
     /// The other end is in another network namespace.
@@ -94,6 +97,7 @@ fn parse(body: &[u8]) -> io::Result<Link> {
             IFLA_ADDRESS => link.address = value.try_into().ok(),
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = number(value),
+            IFLA_NUM_TX_QUEUES => link.tx_queues = number(value),
             IFLA_NUM_RX_QUEUES => link.rx_queues = number(value),
             IFLA_LINK => link.peer = Some(number(value)).filter(|index| *index != 0),
             IFLA_LINK_NETNSID => link.peer_elsewhere = true,

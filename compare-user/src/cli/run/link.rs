@@ -1,13 +1,8 @@
 //! Whether the secondary's frames can come: its device and carrier, or the peer of its socket.
 
-use std::time::{Duration, Instant};
-
 use crate::kernel::LinkState;
 use crate::lane::Presence;
 use crate::port::spec::PortSpec;
-
-/// How often is looked. An event and a failover are then at most this late.
-const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A change that is worth telling.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +25,6 @@ pub(super) enum LinkChange {
 pub(super) struct LinkWatch {
     place: Place,
     secondary: Secondary,
-    next_look: Instant,
 }
 
 enum Place {
@@ -44,16 +38,11 @@ impl LinkWatch {
             PortSpec::Xdp(spec) => Place::Device(spec.device.clone()),
             PortSpec::Chardev(spec) => Place::Socket(spec.to_string()),
         };
-        Self { place, secondary: Secondary::Awaited, next_look: Instant::now() }
+        Self { place, secondary: Secondary::Awaited }
     }
 
-    /// What has changed since the last look, if it is time for one.
+    /// What has changed since the last look.
     pub(super) fn look(&mut self, presence: &Presence) -> Option<LinkChange> {
-        let now = Instant::now();
-        if now < self.next_look {
-            return None;
-        }
-        self.next_look = now + INTERVAL;
         let (device, seen) = match &self.place {
             Place::Device(device) => match LinkState::of(device) {
                 Ok(state) => (device, fault(state)),

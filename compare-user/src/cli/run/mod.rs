@@ -43,7 +43,7 @@ pub(super) struct Args {
     /// Where the secondary guest's egress comes from.
     #[arg(long, value_name = "PORT")]
     secondary: PortSpec,
-    /// Where released frames go.
+    /// Where released frames go. Comparators may share a NIC, on a queue each: queues=1-1.
     #[arg(long, value_name = "PORT")]
     out: PortSpec,
     /// Copy what this NIC receives for the primary guest to the secondary, over the link that

@@ -22,7 +22,8 @@ use crate::kernel::{BypassRule, Standalone};
 use crate::lane::{Command, Flushed};
 use crate::observe::Event;
 
-/// How often lost devices are looked for.
+/// How often devices are looked at, and looked for when they are lost. A lost link is reported at
+/// most this late.
 const SEARCH: Duration = Duration::from_millis(100);
 
 /// Longest wait for a lane's answer.
@@ -34,6 +35,7 @@ struct Supervisor<'a> {
     lane: LaneHandle,
     takers: Takers,
     link: LinkWatch,
+    next_look: Instant,
     log: Log,
     rules: Vec<BypassRule>,
     /// A port was lost and is not back.
@@ -47,8 +49,9 @@ pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<E
     let (takers, notices) = Takers::start(args)?;
     let rules = args.bypass.clone();
     let link = LinkWatch::new(&args.secondary);
+    let next_look = Instant::now();
     let mut supervisor =
-        Supervisor { args, steering, lane, takers, link, log, rules, searching: false };
+        Supervisor { args, steering, lane, takers, link, next_look, log, rules, searching: false };
     if args.standalone {
         supervisor.failover(Side::Primary).map_err(Failure::runtime)?;
     }
@@ -91,7 +94,7 @@ impl Supervisor<'_> {
             if self.searching {
                 self.search();
             }
-            self.look_at_link();
+            self.look_around();
             self.steering.drain_debug_logs();
             if last.elapsed() >= SEARCH {
                 last = Instant::now();
@@ -130,6 +133,17 @@ impl Supervisor<'_> {
                 self.lose_secondary(action);
             }
         }
+    }
+
+    /// Looks at devices, if it is time for it.
+    fn look_around(&mut self) {
+        let now = Instant::now();
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + SEARCH;
+        self.look_at_link();
+        self.lane.tend_output();
     }
 
     /// Tells when the secondary's frames can come no longer, and when they can again.
