@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -86,6 +86,24 @@ impl Namespace {
         })
     }
 
+    /// Starts `work` inside, on a thread that outlives this call. Threads that it starts are
+    /// inside too.
+    ///
+    /// # Errors
+    /// When no thread can be made. That the namespace cannot be entered is the thread's result.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T>>> {
+        let file = self.file.try_clone()?;
+        let name = self.name.clone();
+        Ok(thread::Builder::new().spawn(move || {
+            setns(&file, CloneFlags::CLONE_NEWNET)
+                .with_context(|| format!("cannot enter network namespace {name}"))?;
+            work()
+        })?)
+    }
+
     /// Runs a command inside to its end.
     ///
     /// # Errors
@@ -104,25 +122,47 @@ impl Namespace {
         Ok(())
     }
 
+    /// Sets parameters below `/proc/sys/net`, as `("ipv4/ip_forward", "1")`. One that this kernel
+    /// does not have is left out.
+    ///
+    /// # Errors
+    /// When the kernel refuses a value.
+    pub fn set(&self, parameters: &[(&str, &str)]) -> Result {
+        self.run(|| {
+            for (name, value) in parameters {
+                let path = Path::new("/proc/sys/net").join(name);
+                if path.exists() {
+                    std::fs::write(&path, value)
+                        .with_context(|| format!("cannot write {value} to {}", path.display()))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives `device` IPv6, with the addresses that it is given and no others.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn enable_ipv6(&self, device: &str) -> Result {
+        // Before it is on: no link-local address, so no solicitations either.
+        self.ip(&format!("link set {device} addrgenmode none"))?;
+        let parameter = |name: &str| format!("ipv6/conf/{device}/{name}");
+        self.set(&[
+            (&parameter("accept_ra"), "0"),
+            (&parameter("keep_addr_on_down"), "1"),
+            (&parameter("disable_ipv6"), "0"),
+        ])
+    }
+
     fn quieten(&self) -> Result {
-        const OFF: [(&str, &str); 4] = [
+        self.set(&[
             ("ipv6/conf/all/disable_ipv6", "1"),
             ("ipv6/conf/default/disable_ipv6", "1"),
             // Otherwise a bridge trims padding and drops what is malformed.
             ("bridge/bridge-nf-call-iptables", "0"),
             ("bridge/bridge-nf-call-ip6tables", "0"),
-        ];
-        self.run(|| {
-            for (name, value) in OFF {
-                let path = Path::new("/proc/sys/net").join(name);
-                // A kernel without the feature has no such file.
-                if path.exists() {
-                    std::fs::write(&path, value)
-                        .with_context(|| format!("cannot write {}", path.display()))?;
-                }
-            }
-            Ok(())
-        })
+        ])
     }
 }
 

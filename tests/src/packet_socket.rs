@@ -19,6 +19,11 @@ use crate::Result;
 const LARGEST: usize = 65_550;
 /// Receive buffer: room for every frame of the largest test, so that the capture loses nothing.
 const RECEIVE_BUFFER: usize = 64 << 20;
+/// Frames that one call receives or sends at most: many enough that system calls cost little,
+/// few enough for a veth's ring (256, `VETH_RING_SIZE` in drivers/net/veth.c).
+pub(crate) const BATCH: usize = 64;
+/// Room for each frame of a batch: a jumbo frame and its encapsulation.
+const BATCH_FRAME: usize = 9216;
 /// How long a send may wait for room.
 const ROOM: Duration = Duration::from_secs(1);
 /// Offset of the first VLAN tag: after the two Ethernet addresses.
@@ -30,6 +35,34 @@ pub(crate) struct PacketSocket {
     socket: OwnedFd,
     device: String,
     buffer: Vec<u8>,
+}
+
+/// Frames that were received in one system call.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    storage: Vec<u8>,
+    lengths: Vec<usize>,
+}
+
+impl Batch {
+    /// Room for [`BATCH`] frames.
+    pub(crate) fn new() -> Self {
+        Self { storage: vec![0; BATCH * BATCH_FRAME], lengths: Vec::with_capacity(BATCH) }
+    }
+
+    /// The frames of the last call.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.lengths
+            .iter()
+            .zip(self.storage.chunks_exact(BATCH_FRAME))
+            .map(|(&length, chunk)| &chunk[..length])
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl PacketSocket {
@@ -149,6 +182,69 @@ impl PacketSocket {
             frame.splice(TAG_OFFSET..TAG_OFFSET, tag);
         }
         Ok(Some(frame))
+    }
+
+    /// Receives what has arrived, as many frames as `batch` has room for, without waiting.
+    /// VLAN tags that the kernel took out stay out.
+    pub(crate) fn receive_batch(&self, batch: &mut Batch) -> Result {
+        let Batch { storage, lengths } = batch;
+        lengths.clear();
+        // SAFETY: iovec and mmsghdr are plain old data; every pointer set here points into
+        // `storage` or `pieces`, which outlive the call, at a piece of the length given with it.
+        let received = unsafe {
+            let mut pieces: [libc::iovec; BATCH] = zeroed();
+            let mut messages: [libc::mmsghdr; BATCH] = zeroed();
+            for (index, chunk) in storage.chunks_exact_mut(BATCH_FRAME).enumerate() {
+                pieces[index].iov_base = chunk.as_mut_ptr().cast();
+                pieces[index].iov_len = chunk.len();
+                messages[index].msg_hdr.msg_iov = &raw mut pieces[index];
+                messages[index].msg_hdr.msg_iovlen = 1;
+            }
+            let received = libc::recvmmsg(
+                self.socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            );
+            let received = usize::try_from(received);
+            lengths.extend(
+                messages[..received.unwrap_or(0)].iter().map(|message| message.msg_len as usize),
+            );
+            received
+        };
+        if received.is_err() {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(error).with_context(|| format!("cannot receive on {}", self.device));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends frames in one system call, in order. Returns how many the device took; a full
+    /// device, or one that is down, takes fewer.
+    pub(crate) fn send_batch(&self, frames: &[&[u8]]) -> usize {
+        let frames = &frames[..frames.len().min(BATCH)];
+        // SAFETY: iovec and mmsghdr are plain old data; every pointer set here points to a frame
+        // or into `pieces`, which outlive the call; the kernel only reads through them.
+        let sent = unsafe {
+            let mut pieces: [libc::iovec; BATCH] = zeroed();
+            let mut messages: [libc::mmsghdr; BATCH] = zeroed();
+            for (index, frame) in frames.iter().enumerate() {
+                pieces[index].iov_base = frame.as_ptr().cast_mut().cast();
+                pieces[index].iov_len = frame.len();
+                messages[index].msg_hdr.msg_iov = &raw mut pieces[index];
+                messages[index].msg_hdr.msg_iovlen = 1;
+            }
+            libc::sendmmsg(
+                self.socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                frames.len() as libc::c_uint,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        usize::try_from(sent).unwrap_or(0)
     }
 
     /// Frames that the socket has dropped since the last call, because nobody read them in time.

@@ -47,15 +47,44 @@ impl Seed {
     }
 }
 
+/// The endless stream that [`bytes`] takes its bytes from, piece by piece.
+#[derive(Debug, Clone)]
+pub struct Source {
+    generator: Seed,
+    word: [u8; 8],
+    used: usize,
+}
+
+impl Source {
+    /// The stream that follows from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { generator: Seed::new(seed), word: [0; 8], used: 8 }
+    }
+
+    /// Fills `piece` with what comes next.
+    pub fn fill(&mut self, piece: &mut [u8]) {
+        let left = (8 - self.used).min(piece.len());
+        let (start, rest) = piece.split_at_mut(left);
+        start.copy_from_slice(&self.word[self.used..self.used + left]);
+        self.used += left;
+        let (words, end) = rest.as_chunks_mut::<8>();
+        for word in words {
+            *word = self.generator.step().to_le_bytes();
+        }
+        if !end.is_empty() {
+            self.word = self.generator.step().to_le_bytes();
+            self.used = end.len();
+            end.copy_from_slice(&self.word[..end.len()]);
+        }
+    }
+}
+
 /// `length` bytes that look random and are the same for the same seed.
 #[must_use]
 pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
-    let mut generator = Seed::new(seed);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        bytes.extend_from_slice(&generator.step().to_le_bytes());
-    }
-    bytes.truncate(length);
+    let mut bytes = vec![0; length];
+    Source::new(seed).fill(&mut bytes);
     bytes
 }
 
@@ -79,6 +108,20 @@ mod tests {
         assert_eq!(bytes(1, 100), bytes(1, 100));
         assert_ne!(bytes(1, 100), bytes(2, 100));
         assert_eq!(bytes(1, 100)[..50], bytes(1, 50)[..]);
+    }
+
+    #[test]
+    fn a_stream_is_the_same_however_it_is_cut() {
+        let whole = bytes(3, 10_000);
+        for cuts in [vec![10_000], vec![1; 10_000], Seed::new(4).cuts(10_000, 100)] {
+            let (mut source, mut joined) = (Source::new(3), Vec::new());
+            for cut in cuts {
+                let mut piece = vec![0; cut];
+                source.fill(&mut piece);
+                joined.extend(piece);
+            }
+            assert!(joined == whole);
+        }
     }
 
     #[test]

@@ -358,6 +358,11 @@ impl Names {
         Self { stem: format!("cx{}n{serial}", std::process::id()) }
     }
 
+    /// The device whose part `prefix` names, in two letters at most.
+    pub(crate) fn of(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.stem)
+    }
+
     /// The end in the comparator's namespace.
     pub(crate) fn device(&self, role: Role) -> String {
         format!("{}{}", role.letter(), self.stem)

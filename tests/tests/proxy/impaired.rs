@@ -1,0 +1,111 @@
+//! Loss, reordering and duplication, before the pair and inside it, and what TCP has against it:
+//! window scaling, timestamps and selective acknowledgements.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use colo_tests::load::{Crowd, Style, Talk};
+use colo_tests::pair::{Direction, Family, Impairment, Pair, Plan, Wire};
+use colo_tests::{Namespace, Result, needs_root};
+
+use crate::{both_ways, finish_identical, pages};
+
+/// Content of one transfer.
+const LENGTH: u64 = 8_000_000;
+
+/// A counter of the kernel's TCP in `namespace`, as `nstat` calls it without the prefix.
+fn tcp_counter(namespace: &Namespace, name: &str) -> Result<u64> {
+    let text = namespace.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/netstat")?))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
+    let found = names.split(' ').zip(values.split(' ')).find(|(other, _)| *other == name);
+    Ok(found.with_context(|| format!("no counter {name}"))?.1.parse()?)
+}
+
+/// Transfers both ways and short connections, over both families.
+fn exercise(pair: &Pair) -> Result {
+    for (seed, server) in (100..).step_by(10).zip(pages()) {
+        both_ways(pair, server, seed, LENGTH)?;
+    }
+    let within = Duration::from_secs(60);
+    let crowd = Crowd { connections: 200, at_a_time: 16, style: Style::Short, seed: 3, within };
+    pair.client().run(|| Ok(crowd.run(&pages())))?.check(200)
+}
+
+fn expect_impaired(wire: &Wire) {
+    for direction in Direction::BOTH {
+        let carried = wire.carried(direction);
+        assert!(carried.lost > 10 && carried.reordered > 10, "{direction:?}: {carried:?}");
+        assert!(carried.duplicated > 5, "{direction:?}: {carried:?}");
+    }
+}
+
+#[test]
+fn on_the_clients_side() -> Result {
+    needs_root!();
+    let pair = Pair::new(Plan { client_wire: Some(1), ..Plan::default() }, &[])?;
+    pair.network.client_wire().impair_both(Impairment::BAD_PATH);
+    exercise(&pair)?;
+    expect_impaired(pair.network.client_wire());
+    let guest = &pair.network.primary.guest;
+    assert!(tcp_counter(guest, "TCPSackRecovery")? > 0, "no selective acknowledgement was used");
+    finish_identical(pair)?;
+    Ok(())
+}
+
+#[test]
+fn on_the_link() -> Result {
+    needs_root!();
+    // What the link loses only the secondary misses: the client must not be told that it arrived.
+    let pair = Pair::new(Plan { link_wire: Some(2), ..Plan::default() }, &["--ack-gate", "all"])?;
+    pair.network.link_wire().impair_both(Impairment::BAD_PATH);
+    exercise(&pair)?;
+    expect_impaired(pair.network.link_wire());
+    finish_identical(pair)?;
+    Ok(())
+}
+
+#[test]
+fn on_both_at_once() -> Result {
+    needs_root!();
+    let plan =
+        Plan { client_wire: Some(3), link_wire: Some(4), distant_numbers: true, ..Plan::default() };
+    let pair = Pair::new(plan, &["--ack-gate", "all"])?;
+    for wire in [pair.network.client_wire(), pair.network.link_wire()] {
+        wire.impair_both(Impairment::BAD_PATH);
+    }
+    exercise(&pair)?;
+    finish_identical(pair)?;
+    Ok(())
+}
+
+#[test]
+fn the_options_of_a_connection_are_those_of_both_guests() -> Result {
+    needs_root!();
+    const OPTIONS: [&str; 3] = ["ipv4/tcp_window_scaling", "ipv4/tcp_timestamps", "ipv4/tcp_sack"];
+    let pair = Pair::new(Plan { client_wire: Some(5), ..Plan::default() }, &[])?;
+    pair.network.client_wire().impair_both(Impairment::BAD_PATH);
+    // All on, each one off, all off.
+    let sets = [vec![], vec![0], vec![1], vec![2], vec![0, 1, 2]];
+    for (seed, off) in (200..).step_by(10).zip(sets) {
+        for guest in [&pair.network.primary.guest, &pair.network.secondary.guest] {
+            let value = |option| if off.contains(&option) { "0" } else { "1" };
+            let values: Vec<_> = (0..3).map(|option| (OPTIONS[option], value(option))).collect();
+            guest.set(&values)?;
+        }
+        for (family, server) in Family::BOTH.into_iter().zip(pages()) {
+            let talk = pair.client().run(|| Talk::open(family.guest()))?;
+            for guest in [&pair.network.primary.guest, &pair.network.secondary.guest] {
+                let listing = guest.command("ss", &["-Htin", "sport", "=", ":7"])?.stdout;
+                let listing = String::from_utf8_lossy(&listing).into_owned();
+                let shown = ["wscale:", " ts", " sack"].map(|word| listing.contains(word));
+                let expected = [0, 1, 2].map(|option| !off.contains(&option));
+                assert_eq!(shown, expected, "{family}: {listing}");
+            }
+            talk.end()?;
+            both_ways(&pair, server, seed, 1_000_000)?;
+        }
+    }
+    finish_identical(pair)?;
+    Ok(())
+}
