@@ -1,25 +1,23 @@
-//! As much of a frame's headers as a bypass rule can ask for.
-//!
-//! Headers are copied out with `bpf_xdp_load_bytes`: its range check is the only one needed, it
-//! follows a frame into its fragments, and the cost only falls on devices that have rules.
+//! As much of a frame's headers as a bypass rule or the sequence rewriter can ask for.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::helpers::generated::bpf_xdp_load_bytes;
 use aya_ebpf::programs::XdpContext;
 use compare_ebpf::{FAMILY_IPV4, FAMILY_IPV6};
 
+use crate::bytes::load;
+
 /// Offset of the EtherType in an untagged frame.
-const ETHERTYPE: u32 = 12;
+pub(crate) const ETHERTYPE: u32 = 12;
 /// EtherTypes, in the byte order of the frame.
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
+pub(crate) const IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const IPV6: u16 = 0x86dd_u16.to_be();
 const VLAN: u16 = 0x8100_u16.to_be();
 const SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
+/// The identifier in a tag, without priority.
+const VLAN_IDENTIFIER: u16 = 0x0fff_u16.to_be();
 
 /// IP protocol numbers.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -43,6 +41,25 @@ pub(crate) struct Flow {
     /// which only the first carries them (all of a datagram go one way).
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
+    /// VLAN identifiers, outer one first, in network byte order; zero for none.
+    pub(crate) tags: [u16; 2],
+    /// Where in its datagram the frame is.
+    pub(crate) piece: Piece,
+    /// Offset in the frame of what follows the IP headers.
+    pub(crate) transport: u32,
+    /// Offset in the frame at which the datagram, or this piece of it, ends: from the IP header.
+    pub(crate) end: u32,
+}
+
+/// What part of an IP datagram a frame has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// All of it.
+    Whole,
+    /// The beginning, with the transport header.
+    First,
+    /// What follows.
+    Later,
 }
 
 /// `struct iphdr`, in network byte order.
@@ -51,7 +68,7 @@ pub(crate) struct Flow {
 struct Ipv4Header {
     version_and_length: u8,
     _service: u8,
-    _total: u16,
+    total: u16,
     _identification: u16,
     fragment: u16,
     _ttl: u8,
@@ -67,7 +84,7 @@ struct Ipv4Header {
 struct Ipv6Header {
     version: u8,
     _flow: [u8; 3],
-    _payload: u16,
+    payload: u16,
     next: u8,
     _hop_limit: u8,
     source: [u32; 4],
@@ -99,21 +116,24 @@ impl Flow {
     pub(crate) fn of(frame: &XdpContext) -> Option<Self> {
         let mut offset = ETHERTYPE;
         let mut ethertype: u16 = load(frame, offset)?;
-        for _ in 0..2 {
+        let mut tags = [0; 2];
+        for tag in &mut tags {
             if ethertype == VLAN || ethertype == SERVICE_VLAN {
+                let [control, inner]: [u16; 2] = load(frame, offset + 2)?;
+                *tag = control & VLAN_IDENTIFIER;
                 offset += 4;
-                ethertype = load(frame, offset)?;
+                ethertype = inner;
             }
         }
         match ethertype {
-            IPV4 => Self::ipv4(frame, offset + 2),
-            IPV6 => Self::ipv6(frame, offset + 2),
+            IPV4 => Self::ipv4(frame, offset + 2, tags),
+            IPV6 => Self::ipv6(frame, offset + 2, tags),
             _ => None,
         }
     }
 
     #[inline(always)]
-    fn ipv4(frame: &XdpContext, offset: u32) -> Option<Self> {
+    fn ipv4(frame: &XdpContext, offset: u32, tags: [u16; 2]) -> Option<Self> {
         let header: Ipv4Header = load(frame, offset)?;
         let length = u32::from(header.version_and_length & 0xf) * 4;
         if header.version_and_length >> 4 != 4 || length < 20 {
@@ -126,16 +146,26 @@ impl Flow {
             destination: [header.destination, 0, 0, 0],
             source_port: 0,
             destination_port: 0,
+            tags,
+            // Thirteen bits of offset and the more-fragments bit, RFC 791 section 3.1.
+            piece: if header.fragment & 0x1fff_u16.to_be() != 0 {
+                Piece::Later
+            } else if header.fragment & 0x2000_u16.to_be() != 0 {
+                Piece::First
+            } else {
+                Piece::Whole
+            },
+            transport: offset + length,
+            end: offset + u32::from(u16::from_be(header.total)),
         };
-        // Thirteen bits of offset and the more-fragments bit, RFC 791 section 3.1.
-        if header.fragment & 0x3fff_u16.to_be() == 0 {
-            flow.ports(frame, offset + length)?;
+        if flow.piece == Piece::Whole {
+            flow.ports(frame)?;
         }
         Some(flow)
     }
 
     #[inline(always)]
-    fn ipv6(frame: &XdpContext, offset: u32) -> Option<Self> {
+    fn ipv6(frame: &XdpContext, offset: u32, tags: [u16; 2]) -> Option<Self> {
         let header: Ipv6Header = load(frame, offset)?;
         if header.version >> 4 != 6 {
             return None;
@@ -147,18 +177,21 @@ impl Flow {
             destination: header.destination,
             source_port: 0,
             destination_port: 0,
+            tags,
+            piece: Piece::Whole,
+            transport: offset + size_of::<Ipv6Header>() as u32,
+            end: offset + size_of::<Ipv6Header>() as u32 + u32::from(u16::from_be(header.payload)),
         };
-        let mut offset = offset + size_of::<Ipv6Header>() as u32;
         for _ in 0..EXTENSION_HEADERS {
             let length_unit = match flow.protocol {
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => 8,
                 AUTHENTICATION => 4,
                 _ => {
-                    flow.ports(frame, offset)?;
+                    flow.ports(frame)?;
                     return Some(flow);
                 }
             };
-            let header: ExtensionHeader = load(frame, offset)?;
+            let header: ExtensionHeader = load(frame, flow.transport)?;
             // Offset and more-fragments bit, RFC 8200 section 4.5. Both zero: an atomic fragment,
             // which is a whole datagram.
             let is_fragment = flow.protocol == FRAGMENT;
@@ -167,37 +200,24 @@ impl Flow {
             // and 4 per unit); the fragment header has none.
             let more = if is_fragment { 0 } else { u32::from(header.length) };
             flow.protocol = header.next;
-            offset += 8 + more * length_unit;
+            flow.transport += 8 + more * length_unit;
             if is_piece {
+                let is_later = header.fragment & 0xfff8_u16.to_be() != 0;
+                flow.piece = if is_later { Piece::Later } else { Piece::First };
                 return Some(flow);
             }
         }
         None
     }
 
-    /// Reads the ports at `offset` if the protocol has any.
+    /// Reads the ports if the protocol has any.
     #[inline(always)]
-    fn ports(&mut self, frame: &XdpContext, offset: u32) -> Option<()> {
+    fn ports(&mut self, frame: &XdpContext) -> Option<()> {
         if self.protocol == TCP || self.protocol == UDP {
-            let ports: Ports = load(frame, offset)?;
+            let ports: Ports = load(frame, self.transport)?;
             self.source_port = ports.source;
             self.destination_port = ports.destination;
         }
         Some(())
-    }
-}
-
-/// Copies a header out of the frame, `None` if the frame ends before it does.
-#[inline(always)]
-fn load<T: Copy>(frame: &XdpContext, offset: u32) -> Option<T> {
-    let mut header = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper writes exactly `size_of::<T>()` bytes, or fails and writes none that are
-    // read; every `T` here is made of integers.
-    unsafe {
-        let length = size_of::<T>() as u32;
-        if bpf_xdp_load_bytes(frame.ctx, offset, header.as_mut_ptr().cast(), length) != 0 {
-            return None;
-        }
-        Some(header.assume_init())
     }
 }

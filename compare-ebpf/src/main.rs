@@ -5,9 +5,17 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "helpers and map pointers of the kernel's BPF ABI")]
 
+mod bytes;
+mod classifier;
 mod headers;
+mod mirror;
+mod relay;
+mod rewriter;
 mod rules;
 mod steer;
+mod sum;
+mod tally;
+mod tunnel;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};

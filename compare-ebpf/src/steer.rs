@@ -1,11 +1,11 @@
 //! `steer`: one decision per frame of a guest's egress.
 //!
-//! Standalone first, then the bypass rules, then the socket of the receive queue. With no rule
-//! set the frame is not read at all.
+//! The tunnel first, if the link is one; then standalone, the bypass rules, the socket of the
+//! receive queue. With no tunnel and no rule set the frame is not read at all, but for its source
+//! address where the mirror learns whose frames to copy.
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, DevMap, PerCpuArray, XskMap};
 use aya_ebpf::programs::XdpContext;
@@ -14,8 +14,10 @@ use compare_ebpf::{
     Control, Outcome, RULE_BANKS, RULES_PER_BANK, Rule, SOCKET_SLOTS, Standalone, Tally,
 };
 
+use crate::bytes::length;
 use crate::headers::Flow;
-use crate::rules;
+use crate::tunnel::{self, Arrival, TUNNELLED};
+use crate::{mirror, rules};
 
 /// AF_XDP sockets by receive queue.
 #[map]
@@ -48,9 +50,21 @@ static EMPTY_SLOT_PASSES: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static SECONDARY: Global<u8> = Global::new(0);
 
+/// `1` if the mirror learns the guest's addresses from what it sends.
+#[unsafe(no_mangle)]
+static LEARNS: Global<u8> = Global::new(0);
+
 /// Sends a frame to its socket, to the output device, or nowhere.
 #[xdp(frags)]
 fn steer(frame: XdpContext) -> u32 {
+    if TUNNELLED.load() != 0
+        && let Some(elsewhere) = leave_tunnel(&frame)
+    {
+        return elsewhere;
+    }
+    if LEARNS.load() != 0 {
+        mirror::learn(&frame);
+    }
     // Slot 0 of an array of one always exists; the verifier wants to hear it.
     let Some(control) = CONTROL.get_ptr(0) else { return XDP_DROP };
     // SAFETY: Control is four bytes, aligned to four. Volatile: one load, so that all decisions
@@ -72,6 +86,20 @@ fn steer(frame: XdpContext) -> u32 {
         };
     }
     to_socket(&frame)
+}
+
+/// Takes the outer headers off, or says what becomes of a frame that is not the guest's.
+#[inline(always)]
+fn leave_tunnel(frame: &XdpContext) -> Option<u32> {
+    let (outcome, action) = match tunnel::open(frame) {
+        Arrival::Inner => return None,
+        Arrival::Host => (Outcome::Host, XDP_PASS),
+        Arrival::OtherVni => (Outcome::OtherVni, XDP_PASS),
+        Arrival::ForeignPeer => (Outcome::ForeignPeer, XDP_PASS),
+        Arrival::Malformed => (Outcome::TunnelMalformed, XDP_DROP),
+    };
+    tally(frame, outcome);
+    Some(action)
 }
 
 /// Whether one of `count` rules, from index `first` on, matches the frame.
@@ -138,13 +166,5 @@ fn drop(frame: &XdpContext, outcome: Outcome) -> u32 {
 /// Adds the frame to this CPU's tally of `outcome`.
 #[inline(always)]
 fn tally(frame: &XdpContext, outcome: Outcome) {
-    let Some(tally) = OUTCOMES.get_ptr_mut(outcome as u32) else { return };
-    // SAFETY: the helper takes the program's own context. It counts the fragments of a frame that
-    // is longer than one buffer, which `data_end - data` does not.
-    let bytes = unsafe { bpf_xdp_get_buff_len(frame.ctx) };
-    // SAFETY: a per-CPU slot, and this CPU runs one XDP program at a time.
-    unsafe {
-        (*tally).packets += 1;
-        (*tally).bytes += bytes;
-    }
+    crate::tally::add(&OUTCOMES, outcome as u32, length(frame));
 }

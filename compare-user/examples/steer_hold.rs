@@ -18,6 +18,8 @@ fn attach(device: String, mode: Mode) -> Result<Steer, KernelError> {
         role: Role::Primary,
         output: None,
         pin: Some(DEFAULT_PIN_DIRECTORY.into()),
+        tunnelled: false,
+        learner: None,
         debug: false,
     })
 }

@@ -26,7 +26,7 @@ const CLIENTS: usize = 128;
 /// How long a client may be silent, and how long a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a client asks.
+/// What a client asks of a comparator or a relay. Each refuses what it has no use for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -42,11 +42,12 @@ pub enum Request {
     Checkpoint,
     /// One side is lost.
     Failover {
-        /// The side whose frames go on.
-        #[serde(default = "default_survivor")]
-        survivor: Side,
+        /// The side whose frames go on. Not given: the one that the process serves, which is the
+        /// primary for a comparator and the secondary for a relay.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        survivor: Option<Side>,
     },
-    /// Compare again.
+    /// Two equal guests run again.
     Rearm,
     /// Lets a class of flows pass uncompared.
     BypassAdd {
@@ -69,10 +70,6 @@ pub enum Request {
 
 fn default_limit() -> usize {
     100
-}
-
-fn default_survivor() -> Side {
-    Side::Primary
 }
 
 /// A request with the place for its answer.
@@ -179,7 +176,7 @@ fn answer(stream: &mut UnixStream, result: &Result<Value, String>) -> io::Result
     stream.write_all(line.as_bytes())
 }
 
-/// Sends one request to a running comparator and returns its answer.
+/// Sends one request to a running comparator or relay and returns its answer.
 ///
 /// # Errors
 /// When nobody listens on `path`, or the answer is not one.

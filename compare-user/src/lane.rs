@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -171,6 +172,28 @@ impl<F> Decisions<F> {
     }
 }
 
+/// Whether the secondary's frames can come, as far as its ports know. The lane keeps it up to date,
+/// the control side reads it.
+#[derive(Debug, Default)]
+pub struct Presence {
+    came: AtomicBool,
+    there: AtomicBool,
+}
+
+impl Presence {
+    /// Its ports have been open, and connected if they are sockets, at some time.
+    #[must_use]
+    pub fn came(&self) -> bool {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    /// They are now.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.there.load(Ordering::Relaxed)
+    }
+}
+
 /// The ends of the channels that a lane holds.
 pub struct Wiring {
     /// Commands in.
@@ -179,6 +202,8 @@ pub struct Wiring {
     pub doorbell: Arc<EventFd>,
     /// Events out; bounded.
     pub events: Sender<Event>,
+    /// Kept up to date.
+    pub secondary: Arc<Presence>,
 }
 
 /// A worker: its memory, its ports, its comparator.
@@ -195,6 +220,7 @@ pub struct Lane<P: Port> {
     options: LaneOptions,
     commands: Receiver<Command>,
     doorbell: Arc<EventFd>,
+    secondary: Arc<Presence>,
     origin: Instant,
     next_tick: Instant,
     next_life_check: Instant,
@@ -234,6 +260,7 @@ impl<P: Port> Lane<P> {
             options,
             commands: wiring.commands,
             doorbell: wiring.doorbell,
+            secondary: wiring.secondary,
             origin: now,
             next_tick: now + TICK,
             next_life_check: now + LIFE_CHECK,
@@ -467,6 +494,21 @@ impl<P: Port> Lane<P> {
                 Self::vacate(berth, &mut self.store, &mut self.decisions, &error);
             }
         }
+        self.look_for_secondary();
+    }
+
+    fn look_for_secondary(&self) {
+        let is_secondary = |berth: &&Berth<P>| berth.side == Some(Side::Secondary);
+        let mut there = true;
+        let mut came = true;
+        for berth in self.inputs.iter().filter(is_secondary) {
+            there &= berth.port.as_ref().is_some_and(Port::is_up);
+            came &= berth.port.as_ref().is_some_and(Port::was_up);
+        }
+        self.secondary.there.store(there, Ordering::Relaxed);
+        if came {
+            self.secondary.came.store(true, Ordering::Relaxed);
+        }
     }
 
     fn reopen(&mut self) {
@@ -555,7 +597,7 @@ impl<P: Port> Lane<P> {
         Box::new(LaneStatus {
             counters,
             held: counters.held(),
-            secondary_dropped: counters.discarded,
+            secondary_dropped: counters.discarded - counters.superseded,
             lost: counters.lost + input_dropped + self.oversized + self.runts + self.unsent,
             checksums_completed: self.checksums_completed,
             oversized: self.oversized,

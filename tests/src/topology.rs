@@ -74,11 +74,13 @@ pub struct Plan {
     pub secondary: Attachment,
     /// MTU of every device, in bytes.
     pub mtu: u32,
+    /// Queues that the NIC receives and sends on.
+    pub nic_queues: u32,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { primary: Attachment::Tap, secondary: Attachment::Veth, mtu: 1500 }
+        Self { primary: Attachment::Tap, secondary: Attachment::Veth, mtu: 1500, nic_queues: 1 }
     }
 }
 
@@ -109,7 +111,7 @@ impl Topology {
         ))?;
         let primary = Guest::new(&host, Role::Primary, plan.primary, &names, plan.mtu)?;
         let secondary = Guest::new(&host, Role::Secondary, plan.secondary, &names, plan.mtu)?;
-        let client = Client::new(&host, &names, plan.mtu)?;
+        let client = Client::new(&host, &names, plan)?;
         Ok(Self { primary, secondary, client, host })
     }
 
@@ -226,6 +228,15 @@ impl Guest {
         Ok(())
     }
 
+    /// Sets the guest's end of its veth up or down, and with it the carrier of the device.
+    ///
+    /// # Errors
+    /// When the guest is on a tap, or the kernel refuses.
+    pub fn set_carrier(&self, on: bool) -> Result {
+        let guest = self.namespace.as_ref().context("a tap has no other end")?;
+        guest.ip(&format!("link set {} {}", self.peer, if on { "up" } else { "down" }))
+    }
+
     /// Sends one frame as the guest's egress.
     ///
     /// # Errors
@@ -254,6 +265,7 @@ pub struct Client {
     device: String,
     peer: String,
     mtu: u32,
+    queues: u32,
     link: Option<ClientLink>,
     // Dropped last: the link's socket is inside it.
     namespace: Namespace,
@@ -267,11 +279,12 @@ struct ClientLink {
 }
 
 impl Client {
-    fn new(host: &Namespace, names: &Names, mtu: u32) -> Result<Self> {
+    fn new(host: &Namespace, names: &Names, plan: Plan) -> Result<Self> {
         let mut client = Self {
             device: names.device(Role::Out),
             peer: names.peer(Role::Out),
-            mtu,
+            mtu: plan.mtu,
+            queues: plan.nic_queues,
             link: None,
             namespace: Namespace::new("client")?,
         };
@@ -282,6 +295,13 @@ impl Client {
     fn plug(&mut self, host: &Namespace) -> Result {
         ensure!(self.link.is_none(), "{} is plugged in already", self.device);
         veth(host, &self.device, &self.namespace, &self.peer, self.mtu)?;
+        if self.queues > 1 {
+            // The far end first: with a program on it, it receives on as many as the NIC sends on.
+            let count = self.queues.to_string();
+            let set = |device| ["-L", device, "rx", count.as_str(), "tx", count.as_str()];
+            self.namespace.command("ethtool", &set(&self.peer))?;
+            host.command("ethtool", &set(&self.device))?;
+        }
         let pass = self.namespace.run(|| PassProgram::attach(&self.peer))?;
         // After the program, which turns GRO on: merged segments are not what was on the wire.
         offloads_off(&self.namespace, &self.peer)?;

@@ -6,6 +6,9 @@
 //! | a KVM COLO primary, [`qmp`] | the migration parameter `x-checkpoint-delay` | the event `RESUME` |
 //! | a command, [`OnDivergence`] | its environment | `colo-xdp ctl checkpoint` |
 //!
+//! The monitor of a COLO secondary is no taker, but it tells of the same checkpoints, and a relay
+//! hears of them there.
+//!
 //! Each taker has a thread of its own, which waits in `poll(2)` on its peer and on a doorbell. It
 //! is asked through a channel that holds one request, because a request that nobody has seen yet
 //! stands for all that come after it, and it answers with [`Notice`]s. That channel is bounded: a
@@ -59,7 +62,7 @@ pub enum Notice {
         /// Why.
         cause: String,
     },
-    /// The two guests are equal: what is held may leave.
+    /// The two guests are equal: what is held may leave, and sequence numbers are the same.
     Done,
     /// The guests are no longer in COLO, or nobody can say any more whether they are.
     ColoEnded {

@@ -1,4 +1,4 @@
-//! `colo-xdp ctl`: ask a running comparator.
+//! `colo-xdp ctl`: ask a running comparator or relay.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,11 +10,16 @@ use super::Failure;
 use crate::compare::Side;
 use crate::control::{self, Request};
 
-/// Ask a running comparator, over its control socket.
+/// Ask a running comparator or relay, over its control socket.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  colo-xdp ctl --control /run/colo-xdp.sock status")]
+#[command(after_help = "\
+Examples:
+  colo-xdp ctl status                                         the comparator's counters
+  colo-xdp ctl --control /run/colo-relay.sock failover        promote the secondary
+
+A relay answers status, checkpoint, failover, rearm and log; it refuses the rest.")]
 pub(super) struct Args {
-    /// The control socket of the comparator, as given to `run`.
+    /// The control socket, as given to `run` or `relay`.
     #[arg(long, value_name = "PATH", default_value = "/run/colo-xdp.sock")]
     control: PathBuf,
     /// Print the answer as one line of JSON.
@@ -28,26 +33,28 @@ pub(super) struct Args {
 enum Command {
     /// Counters, what is held, where the frames are.
     Status,
-    /// Tracked flows.
+    /// Tracked flows (comparator).
     Flows {
         /// At most this many.
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// A checkpoint completed: release what the primary has held, drop the secondary's.
+    /// A checkpoint completed. Comparator: release what the primary has held, drop the secondary's.
+    /// Relay: both guests' sequence numbers are the same from now on.
     Checkpoint,
-    /// One side is lost: release what the survivor has held and go on without comparing.
+    /// One side is lost. Comparator: release what the survivor has held and go on without comparing.
+    /// Relay: put the secondary on the network in the primary's place.
     Failover {
-        /// The side that goes on.
-        #[arg(long, value_enum, default_value = "primary")]
-        survivor: Survivor,
+        /// The side that goes on [default: primary for a comparator, secondary for a relay].
+        #[arg(long, value_enum)]
+        survivor: Option<Survivor>,
     },
-    /// Two equal guests run again: compare.
+    /// Two equal guests run again: compare, or relay.
     Rearm,
     /// What is logged to standard error from now on: off, error, warn, info, debug or trace, or per
     /// module, such as warn,compare_user::checkpoint=debug.
     Log { level: String },
-    /// Flows that pass uncompared, in the kernel.
+    /// Flows that pass uncompared, in the kernel (comparator).
     Bypass {
         #[command(subcommand)]
         change: Bypass,
@@ -77,10 +84,10 @@ impl Command {
             Self::Flows { limit } => Request::Flows { limit: *limit },
             Self::Checkpoint => Request::Checkpoint,
             Self::Failover { survivor } => Request::Failover {
-                survivor: match survivor {
+                survivor: survivor.map(|survivor| match survivor {
                     Survivor::Primary => Side::Primary,
                     Survivor::Secondary => Side::Secondary,
-                },
+                }),
             },
             Self::Rearm => Request::Rearm,
             Self::Log { level } => Request::Log { level: level.clone() },
@@ -98,7 +105,7 @@ impl Command {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let answer = control::ask(&args.control, &args.command.request()).map_err(|error| {
         Failure::runtime(format!(
-            "{}: {error}; is `colo-xdp run --control` running?",
+            "{}: {error}; is `colo-xdp run` or `relay` running with this --control?",
             args.control.display()
         ))
     })?;

@@ -5,8 +5,11 @@ mod ctl;
 mod doctor;
 mod duration;
 mod log;
+mod loss;
+mod relay;
 mod replay;
 mod run;
+mod service;
 
 use std::process::ExitCode;
 
@@ -18,7 +21,7 @@ use crate::kernel::{FaultKind, KernelError};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; `replay`: the captures are equal
-  1  `replay`: the captures differ; `ctl`: the comparator refused
+  1  `replay`: the captures differ; `ctl`: the comparator or relay refused
   2  usage
   3  missing privilege
   4  missing kernel feature
@@ -39,6 +42,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Relay(Box<relay::Args>),
     Replay(replay::Args),
     Ctl(ctl::Args),
     Doctor(doctor::Args),
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Command::Run(args) => run::run(args, log),
+        Command::Relay(args) => relay::run(args, log),
         Command::Replay(args) => replay::run(args),
         Command::Ctl(args) => ctl::run(args),
         Command::Doctor(args) => doctor::run(args).map_err(Failure::from),

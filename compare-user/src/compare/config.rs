@@ -10,9 +10,22 @@ pub enum AckGate {
     Payload,
     /// A bare ACK too waits until the secondary has acknowledged as much.
     All,
+    /// As `All`, and the acknowledgements of whichever replica is behind are the ones that leave, the
+    /// secondary's too: a client then sees what both have, repeats what one of them lacks, and is
+    /// told by that one's SACK blocks what that is. For links that may lose a copy of what the
+    /// primary has received. The secondary's timestamps must be in the primary's clock, as the relay
+    /// makes them.
+    Slower,
     /// Acknowledgements are not looked at. For comparing captures, which end before the last
     /// acknowledgement; never on a live path.
     Off,
+}
+
+impl AckGate {
+    /// Whether a bare ACK has to wait.
+    pub(super) fn holds_bare(self) -> bool {
+        matches!(self, Self::All | Self::Slower)
+    }
 }
 
 /// Limits and times. All memory that they ask for is reserved when the comparator is made.

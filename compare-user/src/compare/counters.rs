@@ -17,10 +17,15 @@ pub struct Counters {
     pub passed: u64,
     /// Of these, released by checkpoint, failover or shutdown.
     pub flushed: u64,
+    /// Of these, acknowledgements of the secondary, which was behind.
+    pub acknowledged_by_secondary: u64,
     /// Frames of either side that contradict themselves.
     pub malformed: u64,
-    /// Secondary frames (after failover: the lost side's) given back to memory.
+    /// Secondary frames (after failover: the lost side's) given back to memory, and acknowledgements
+    /// of the primary that later ones have replaced.
     pub discarded: u64,
+    /// The latter.
+    pub superseded: u64,
     /// Frames dropped at a limit: output that a guest produced and nobody will see.
     pub lost: u64,
     /// Flows found divergent, counted once per flow and checkpoint.

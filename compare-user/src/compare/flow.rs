@@ -27,6 +27,8 @@ pub(super) struct Stream {
     /// Highest acknowledgement seen from each side.
     pub(super) primary_acknowledged: Sequence,
     pub(super) secondary_acknowledged: Sequence,
+    /// Highest acknowledgement that has left; kept where the slower replica's leave.
+    pub(super) acknowledged: Sequence,
     /// Where each side's stream ends, once it said so.
     pub(super) primary_end: Sequence,
     pub(super) secondary_end: Sequence,
@@ -41,6 +43,7 @@ pub(super) struct Known {
     pub(super) mark: bool,
     pub(super) primary_acknowledged: bool,
     pub(super) secondary_acknowledged: bool,
+    pub(super) acknowledged: bool,
     pub(super) primary_end: bool,
     pub(super) secondary_end: bool,
     /// `origin` comes from the primary's SYN.
@@ -81,6 +84,7 @@ impl Kind {
         origin: Sequence(0),
         primary_acknowledged: Sequence(0),
         secondary_acknowledged: Sequence(0),
+        acknowledged: Sequence(0),
         primary_end: Sequence(0),
         secondary_end: Sequence(0),
         secondary_initial: Sequence(0),
@@ -88,6 +92,7 @@ impl Kind {
             mark: false,
             primary_acknowledged: false,
             secondary_acknowledged: false,
+            acknowledged: false,
             primary_end: false,
             secondary_end: false,
             primary_syn: false,

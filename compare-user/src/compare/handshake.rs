@@ -36,6 +36,7 @@ impl<F> Comparator<F> {
         let seen = !stream.waits_for_syn() && segment.end.at_or_before(stream.mark);
         if seen && stream.acknowledges_enough(&segment) {
             let why = if repeated { Release::Retransmission } else { Release::Matched };
+            stream.note_acknowledgement_left(&segment);
             self.release(incoming.frame, why, incoming.checksum, turn);
             return self.advance(flow, turn);
         }

@@ -391,6 +391,7 @@ impl<F> Comparator<F> {
         match why {
             Release::Matched => self.counters.matched += 1,
             Release::Flushed => self.counters.flushed += 1,
+            Release::Slower => self.counters.acknowledged_by_secondary += 1,
             _ => {}
         }
         turn.release(frame, why, checksum);
@@ -402,6 +403,7 @@ impl<F> Comparator<F> {
             self.counters.lost += 1;
         } else {
             self.counters.discarded += 1;
+            self.counters.superseded += u64::from(why == Discard::Superseded);
         }
         turn.discard(frame, side, why);
     }

@@ -45,6 +45,33 @@ impl Stream {
         }
     }
 
+    /// An acknowledgement has left.
+    pub(super) fn note_acknowledgement_left(&mut self, segment: &Segment) {
+        if segment.has(TcpFields::ACK) && !segment.has(TcpFields::RST) {
+            self.acknowledged = if self.known.acknowledged {
+                self.acknowledged.later(segment.acknowledgement)
+            } else {
+                segment.acknowledgement
+            };
+            self.known.acknowledged = true;
+        }
+    }
+
+    /// Whether a bare ACK of the secondary tells the client something new that the primary's cannot:
+    /// more than has left and no more than both have; or, while something of the primary's waits for
+    /// the secondary, that this is still all that it has.
+    fn is_told_by_secondary(&self, segment: &Segment) -> bool {
+        let number = segment.acknowledgement;
+        let both_have =
+            self.known.primary_acknowledged && number.at_or_before(self.primary_acknowledged);
+        let is_new = self.known.acknowledged && self.acknowledged.before(number);
+        let is_repeated = self.known.acknowledged
+            && self.acknowledged == number
+            && !self.gated.is_empty()
+            && number.before(self.primary_acknowledged);
+        segment.has(TcpFields::ACK) && both_have && (is_new || is_repeated)
+    }
+
     /// A SYN of the primary that still waits for the secondary's.
     pub(super) fn waits_for_syn(&self) -> bool {
         self.known.primary_syn && !self.known.secondary_syn && !self.known.syn_shared
@@ -109,8 +136,12 @@ impl<F> Comparator<F> {
         let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
         let ends = segment.has(TcpFields::FIN | TcpFields::RST);
         if segment.is_empty() && !ends {
-            if ack_gate != AckGate::All || enough && stream.gated.is_empty() {
+            if !ack_gate.holds_bare() || enough && stream.gated.is_empty() {
+                stream.note_acknowledgement_left(&segment);
                 return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
+            }
+            if ack_gate == AckGate::Slower {
+                self.supersede_acknowledgement(flow, turn);
             }
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
@@ -124,6 +155,7 @@ impl<F> Comparator<F> {
         let follows = ends && (!nothing_before || contradicted);
         if segment.end.at_or_before(stream.mark) && !follows {
             if enough {
+                stream.note_acknowledgement_left(&segment);
                 let why =
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
                 return self.release(incoming.frame, why, incoming.checksum, turn);
@@ -131,7 +163,9 @@ impl<F> Comparator<F> {
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
         if stream.primary.is_empty() && self.meet(flow, &incoming, &segment, turn) {
-            if enough && self.flows.get_mut(flow).stream().gated.is_empty() {
+            let stream = self.flows.get_mut(flow).stream();
+            if enough && stream.gated.is_empty() {
+                stream.note_acknowledgement_left(&segment);
                 self.release(incoming.frame, Release::Matched, incoming.checksum, turn);
             } else {
                 self.hold_at_gate(flow, incoming, segment, turn);
@@ -182,6 +216,10 @@ impl<F> Comparator<F> {
             stream.known.secondary_end = true;
         }
         let old = stream.known.mark && segment.end.at_or_before(stream.mark);
+        let is_bare = segment.is_empty() && !segment.has(TcpFields::FIN | TcpFields::RST);
+        if is_bare && self.config.ack_gate == AckGate::Slower {
+            return self.slower_acknowledgement(flow, incoming, &segment, turn);
+        }
         if segment.is_empty() || old {
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
             self.discard(incoming.frame, Side::Secondary, why, turn);
@@ -192,6 +230,41 @@ impl<F> Comparator<F> {
             stream.secondary.insert(&mut self.slab, record);
         }
         self.advance(flow, turn);
+    }
+
+    /// A bare ACK of the secondary: first it lets go what of the primary's waits for it; if the
+    /// primary has nothing to say that the client may know, it leaves itself.
+    fn slower_acknowledgement(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<'_, F>,
+        segment: &Segment,
+        turn: &mut impl Turn<F>,
+    ) {
+        self.advance(flow, turn);
+        let entry = self.flows.get_mut(flow);
+        let blocked = entry.blocked;
+        let stream = entry.stream();
+        if stream.is_told_by_secondary(segment) && !blocked {
+            stream.note_acknowledgement_left(segment);
+            return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
+        }
+        self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
+    }
+
+    /// Drops a bare ACK of the primary that waits last: a later one has come, and what lies between
+    /// the two is told by the secondary when it has it.
+    fn supersede_acknowledgement(&mut self, flow: u32, turn: &mut impl Turn<F>) {
+        let stream = self.flows.get_mut(flow).stream();
+        let tail = stream.gated.tail;
+        if tail == NIL {
+            return;
+        }
+        let segment = self.slab.get(tail).segment;
+        if segment.is_empty() && !segment.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST) {
+            self.slab.dequeue(&mut stream.gated, tail);
+            self.discard_held(tail, Discard::Superseded, turn);
+        }
     }
 
     /// Compares an arriving segment with what the other side has waiting from the mark on. True
@@ -418,6 +491,7 @@ impl<F> Comparator<F> {
         let open = self.config.ack_gate == AckGate::Off;
         let stream = self.flows.get_mut(flow).stream();
         if open || stream.gated.is_empty() && stream.acknowledges_enough(&segment) {
+            stream.note_acknowledgement_left(&segment);
             self.release_held(record, released_as(&segment), turn);
         } else {
             self.slab.enqueue(&mut stream.gated, record);
@@ -439,6 +513,7 @@ impl<F> Comparator<F> {
             if contradicted || !stream.acknowledges_enough(&segment) {
                 return;
             }
+            stream.note_acknowledgement_left(&segment);
             self.slab.dequeue(&mut stream.gated, head);
             self.release_held(head, released_as(&segment), turn);
         }

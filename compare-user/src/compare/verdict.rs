@@ -60,6 +60,8 @@ pub enum Release {
     Malformed,
     /// A TCP segment without payload that need not wait (any longer).
     NoPayload,
+    /// The secondary's acknowledgement, which says less than the primary's.
+    Slower,
     /// TCP bytes that have left before.
     Retransmission,
     /// A new incarnation of the connection began while the old one's segments were held.
@@ -82,6 +84,8 @@ pub enum Discard {
     Retransmission,
     /// A secondary copy of a datagram that a flush had released.
     LateCopy,
+    /// A primary's acknowledgement that waited when a later one came.
+    Superseded,
     /// A waiting secondary frame when a flush, failover or new incarnation dropped it.
     Flushed,
     /// The flow's queue was full.

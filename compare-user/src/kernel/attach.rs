@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink as AyaPin};
-use aya::programs::tc::SchedClassifierLink;
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink as AyaPin};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, TcAttachType, Xdp, XdpMode};
 
 use super::bpffs::{self, PinnedLink};
 use super::device::Device;
 use super::error::KernelError;
-use super::object::{self, Constants};
+use super::object::{self, Instance};
 
 /// The mode that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,9 +100,10 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    /// Puts `steer` on a device, by adopting what is pinned for it or anew.
+    /// Puts a program on a device, by adopting what is pinned for it or anew.
     pub(super) fn make(
         ebpf: &mut Ebpf,
+        program: &'static str,
         device: &Device,
         mode: Mode,
         pin_directory: Option<&Path>,
@@ -111,30 +112,31 @@ impl Attachment {
             bpffs::prepare(directory)?;
         }
         let directory = pin_directory.unwrap_or(Path::new(bpffs::DEFAULT_PIN_DIRECTORY));
-        let path = bpffs::pin_path(directory, device);
+        let path = bpffs::pin_path(directory, program, device);
         let keep = pin_directory.map(|_| path.as_path());
         let attached = device.attached()?;
         match (open_pin(&path, device)?, attached) {
             (Some(pin), Some(found)) if pin.program_id == found.program_id => {
                 if found.mode.satisfies(mode) {
-                    Self::adopt(ebpf, device, found.mode, &path, keep)
+                    Self::adopt(ebpf, program, device, found.mode, &path, keep)
                 } else {
-                    Self::change_mode(ebpf, device, (found.mode, mode), pin, keep)
+                    Self::change_mode(ebpf, program, device, (found.mode, mode), pin, keep)
                 }
             }
             (_, Some(_)) => Err(foreign_program(device)),
-            (_, None) => Self::anew(ebpf, device, mode, keep),
+            (_, None) => Self::anew(ebpf, program, device, mode, keep),
         }
     }
 
     /// Attaches a program to a device that has none.
     fn anew(
         ebpf: &mut Ebpf,
+        program: &'static str,
         device: &Device,
         mode: Mode,
         keep: Option<&Path>,
     ) -> Result<Self, KernelError> {
-        let (link, mode) = attach_fresh(object::xdp(ebpf, "steer")?, device, mode)?;
+        let (link, mode) = attach_fresh(object::xdp(ebpf, program)?, device, mode)?;
         let link = match keep {
             Some(path) => pin(link, path)?,
             None => link,
@@ -145,6 +147,7 @@ impl Attachment {
     /// Swaps the program into the pinned link; no frame passes without a program.
     fn adopt(
         ebpf: &mut Ebpf,
+        program: &'static str,
         device: &Device,
         mode: AttachedMode,
         path: &Path,
@@ -153,7 +156,7 @@ impl Attachment {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             object::fault(&device.name, "adopting the pinned program", error)
         };
-        let program = object::xdp(ebpf, "steer")?;
+        let program = object::xdp(ebpf, program)?;
         let link: FdLink = AyaPin::from_pin(path).map_err(|error| failed(&error))?.into();
         let link = XdpLink::try_from(link).map_err(|error| failed(&error))?;
         let id = program.attach_to_link(link).map_err(|error| failed(&error))?;
@@ -169,6 +172,7 @@ impl Attachment {
     /// be had the old one is restored, with this process's program, and stays pinned.
     fn change_mode(
         ebpf: &mut Ebpf,
+        program: &'static str,
         device: &Device,
         (from, to): (AttachedMode, Mode),
         pin: PinnedLink,
@@ -177,15 +181,15 @@ impl Attachment {
         let path = pin.path().to_owned();
         let _barrier = Barrier::raise(ebpf, device)?;
         // Before anything is taken away, be sure that the verifier accepts the replacement.
-        object::xdp(ebpf, "steer")?;
+        object::xdp(ebpf, program)?;
         pin.detach()?;
-        match Self::anew(ebpf, device, to, keep) {
+        match Self::anew(ebpf, program, device, to, keep) {
             Ok(attachment) => {
                 tracing::info!(device = %device.name, %from, to = %attachment.mode, "changed mode");
                 Ok(Self { adopted: true, ..attachment })
             }
             Err(error) => {
-                drop(Self::anew(ebpf, device, from.as_request(), Some(&path))?);
+                drop(Self::anew(ebpf, program, device, from.as_request(), Some(&path))?);
                 Err(error)
             }
         }
@@ -195,12 +199,7 @@ impl Attachment {
     pub(super) fn detach(self) -> Result<(), KernelError> {
         match &self.pin {
             None => Ok(()),
-            // Through the pin, since the kernel detaches at once only when told so: the pin's own
-            // reference goes after a grace period.
-            Some(path) => match PinnedLink::open(path)? {
-                Some(pin) => pin.detach(),
-                None => Ok(()),
-            },
+            Some(path) => detach_pinned(path),
         }
     }
 }
@@ -317,6 +316,63 @@ fn foreign_program(device: &Device) -> KernelError {
     }
 }
 
+/// A classifier behind a device's XDP program, on what it passes to the stack.
+///
+/// Kept by a pin like an [`Attachment`], and adopted like one.
+#[derive(Debug)]
+pub(super) struct Behind {
+    _link: FdLink,
+    pin: PathBuf,
+}
+
+impl Behind {
+    /// Puts a classifier on a device.
+    pub(super) fn make(
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        device: &Device,
+        directory: &Path,
+    ) -> Result<Self, KernelError> {
+        let path = bpffs::pin_path(directory, name, device);
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            object::fault(&device.name, "attaching the classifier", error)
+        };
+        let program = object::classifier(ebpf, name)?;
+        let adopted = open_pin(&path, device)?.is_some();
+        let id = if adopted {
+            let link: FdLink = AyaPin::from_pin(&path).map_err(|error| failed(&error))?.into();
+            let link = link.try_into().map_err(|error: LinkError| failed(&error))?;
+            program.attach_to_link(link).map_err(|error| failed(&error))?
+        } else {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            program.attach_with_options(&device.name, TcAttachType::Ingress, order).map_err(
+                |error| KernelError::NoFeature {
+                    what: format!("tcx on {} ({error})", device.name),
+                    remedy: "copying what goes to everybody takes Linux 6.6 or later".into(),
+                },
+            )?
+        };
+        let link = program.take_link(id).map_err(|error| failed(&error))?;
+        let link = FdLink::try_from(link).map_err(|error| failed(&error))?;
+        let link = if adopted { link } else { pin(link, &path)? };
+        Ok(Self { _link: link, pin: path })
+    }
+
+    /// Takes it off the device.
+    pub(super) fn detach(self) -> Result<(), KernelError> {
+        detach_pinned(&self.pin)
+    }
+}
+
+/// Detaches what a pin keeps, through the pin: the kernel detaches at once only when told so, the
+/// pin's own reference goes after a grace period.
+fn detach_pinned(path: &Path) -> Result<(), KernelError> {
+    match PinnedLink::open(path)? {
+        Some(pin) => pin.detach(),
+        None => Ok(()),
+    }
+}
+
 /// While it stands, nothing that a device receives gets past the first step of the stack.
 struct Barrier {
     _link: SchedClassifierLink,
@@ -355,8 +411,7 @@ impl Pass {
     /// [`KernelError::ForeignProgram`] if there is an XDP program already, which serves as well;
     /// else as [`Steer::attach`](super::Steer::attach).
     pub fn attach(device: &Device) -> Result<Self, KernelError> {
-        let constants = Constants { empty_slot_passes: false, secondary: false, debug: false };
-        let mut ebpf = object::load(&constants)?;
+        let mut ebpf = Instance::default().load()?;
         let (link, mode) = attach_fresh(object::xdp(&mut ebpf, "pass")?, device, Mode::Auto)?;
         Ok(Self { _link: link, _ebpf: ebpf, mode })
     }

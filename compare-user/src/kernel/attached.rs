@@ -48,6 +48,9 @@ const XDP_ACT_NDO_XMIT: u64 = 1 << 2;
 const XDP_ACT_XSK_ZEROCOPY: u64 = 1 << 3;
 const XDP_ACT_RX_SG: u64 = 1 << 5;
 
+/// The programs that may be pinned on a device.
+const PROGRAMS: [&str; 5] = ["steer", "mirror", "relay_guest", "relay_link", "relay_nic"];
+
 impl Device {
     /// The XDP program on the device, if there is one. Privilege is only needed for its name.
     ///
@@ -66,13 +69,17 @@ impl Device {
             libbpf_sys::XDP_ATTACHED_MULTI => (AttachedMode::Generic, answer.skb_prog_id),
             _ => return Ok(None),
         };
-        let pin = bpffs::pin_path(Path::new(bpffs::DEFAULT_PIN_DIRECTORY), self);
-        let pinned = PinnedLink::open(&pin).ok().flatten();
+        let directory = Path::new(bpffs::DEFAULT_PIN_DIRECTORY);
+        let pinned = PROGRAMS.iter().any(|program| {
+            let pin = bpffs::pin_path(directory, program, self);
+            let pinned = PinnedLink::open(&pin).ok().flatten();
+            pinned.is_some_and(|pinned| pinned.program_id == program_id)
+        });
         Ok(Some(Attached {
             program_id,
             name: name_of(program_id).unwrap_or_default(),
             mode,
-            pinned_by_us: pinned.is_some_and(|pinned| pinned.program_id == program_id),
+            pinned_by_us: pinned,
         }))
     }
 

@@ -25,13 +25,14 @@ pub(super) fn is_mounted() -> bool {
     is_bpffs(Path::new(MOUNT_POINT))
 }
 
-/// The pin of a device: its name and its network namespace, since names repeat between namespaces.
+/// The pin of a program, or of what belongs to it, on a device: the device's name and its network
+/// namespace, since names repeat between namespaces.
 ///
 /// bpffs reserves names with a dot (`bpf_lookup` in kernel/bpf/inode.c), device names cannot hold
 /// a colon.
-pub(super) fn pin_path(directory: &Path, device: &Device) -> PathBuf {
+pub(super) fn pin_path(directory: &Path, what: &str, device: &Device) -> PathBuf {
     let namespace = fs::metadata("/proc/thread-self/ns/net").map_or(0, |file| file.ino());
-    directory.join(format!("steer-{}-{namespace}", device.name.replace('.', ":")))
+    directory.join(format!("{what}-{}-{namespace}", device.name.replace('.', ":")))
 }
 
 /// Makes the directory for pins, and mounts the file system below it where there is none.

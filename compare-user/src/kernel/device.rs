@@ -47,10 +47,14 @@ pub struct Device {
     pub running: bool,
     /// Receive queues, each of which takes one AF_XDP socket.
     pub rx_queues: u32,
+    /// Transmit queues. An AF_XDP socket on a queue beyond them can be bound, but not send.
+    pub tx_queues: u32,
     /// Driver name, empty if the device does not tell.
     pub driver: String,
     /// The other end of a veth.
     pub peer: Option<Peer>,
+    /// Index of the bridge (or bond) that it is a port of.
+    pub bridge: Option<u32>,
 }
 
 impl Device {
@@ -94,6 +98,7 @@ impl Device {
 
 impl From<Link> for Device {
     fn from(link: Link) -> Self {
+        let channels = channels(&link.name).unwrap_or_default();
         let peer = match link.peer {
             Some(_) if link.peer_elsewhere => Some(Peer::Elsewhere),
             Some(index) if link.kind.as_deref() == Some("veth") => {
@@ -107,10 +112,41 @@ impl From<Link> for Device {
             mtu: link.mtu,
             up: link.flags & libc::IFF_UP as u32 != 0,
             running: link.flags & libc::IFF_RUNNING as u32 != 0,
-            rx_queues: channels(&link.name).unwrap_or(link.rx_queues).max(1),
+            rx_queues: channels.receive.unwrap_or(link.rx_queues).max(1),
+            tx_queues: channels.transmit.unwrap_or(link.tx_queues).max(1),
             driver: driver(&link.name).unwrap_or_default(),
             peer,
+            bridge: link.master,
             name: link.name,
+        }
+    }
+}
+
+/// Whether a device can carry frames at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// It can.
+    Up,
+    /// It was set down by somebody on this host.
+    Down,
+    /// Its other end is gone or down: a cable, a veth's peer, a tap's process.
+    NoCarrier,
+    /// There is no such device.
+    Gone,
+}
+
+impl LinkState {
+    /// The state of a device now; one question to the kernel, cheap enough to be asked often.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn of(device: &str) -> Result<Self, KernelError> {
+        match netlink::link(&Key::Name(device)) {
+            Ok(link) if link.flags & libc::IFF_UP as u32 == 0 => Ok(Self::Down),
+            Ok(link) if !link.carrier => Ok(Self::NoCarrier),
+            Ok(_) => Ok(Self::Up),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Self::Gone),
+            Err(error) => Err(KernelError::failed(device, "looking at the link", error)),
         }
     }
 }
@@ -130,7 +166,10 @@ pub struct Offloads {
     pub tx_vlan: bool,
 }
 
-/// A device taken for this process; dropping it gives it back.
+/// A device, or a queue that is only sent on, taken for this process; dropping it gives it back.
+///
+/// Whoever puts a program on a device needs it alone. Whoever only sends shares it, a queue each,
+/// also with one who has a program there: several guests may have one NIC.
 ///
 /// It is a listening unix socket in the abstract name space, which is one per network namespace as
 /// device names are, and which the kernel removes with the process, however that ends.
@@ -145,7 +184,22 @@ impl Claim {
     /// # Errors
     /// [`KernelError::InUse`] if another instance has it.
     pub fn take(device: &str) -> Result<Self, KernelError> {
-        let name = format!("colo-xdp/device/{device}").into_bytes();
+        Self::bind(device, device.into(), format!("colo-xdp/device/{device}"))
+    }
+
+    /// Takes a queue of a device for sending.
+    ///
+    /// # Errors
+    /// [`KernelError::InUse`] if another instance sends on it.
+    pub fn take_queue(device: &str, queue: u32) -> Result<Self, KernelError> {
+        // No device name holds a slash or a blank, so no two claims share a name.
+        let name = format!("colo-xdp/device/{device}/queue/{queue}");
+        Self::bind(device, format!("{device} queue {queue}"), name)
+    }
+
+    /// `what` names the place for people.
+    fn bind(device: &str, what: String, name: String) -> Result<Self, KernelError> {
+        let name = name.into_bytes();
         let failed = |error| KernelError::failed(device, "claiming the device", error);
         let address = SocketAddr::from_abstract_name(&name).map_err(failed)?;
         let start = Instant::now();
@@ -160,7 +214,7 @@ impl Claim {
                 }
                 Err(_) => {
                     let pid = holder(&name).map_or_else(String::new, |pid| format!(" (pid {pid})"));
-                    return Err(KernelError::InUse { device: device.into(), holder: pid });
+                    return Err(KernelError::InUse { device: what, holder: pid });
                 }
             }
         }
@@ -188,17 +242,28 @@ const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_FLAG_TXVLAN: u32 = 1 << 7;
 /// Words of `struct ethtool_drvinfo`; the driver's name fills 32 bytes from the second on.
 const DRVINFO_WORDS: usize = 49;
-/// Words of `struct ethtool_channels`, and of its counts of receive and combined channels.
+/// Words of `struct ethtool_channels`, and of its counts of channels by kind.
 const CHANNELS_WORDS: usize = 9;
 const CHANNELS_RX: usize = 5;
+const CHANNELS_TX: usize = 6;
 const CHANNELS_COMBINED: usize = 8;
 
-/// Receive queues in use, if the driver tells.
-fn channels(device: &str) -> Option<u32> {
+/// Queues in use, as far as the driver tells.
+#[derive(Default)]
+struct Channels {
+    receive: Option<u32>,
+    transmit: Option<u32>,
+}
+
+fn channels(device: &str) -> Option<Channels> {
     let mut channels = [0; CHANNELS_WORDS];
     channels[0] = ETHTOOL_GCHANNELS;
     ethtool(device, &mut channels).ok()?;
-    Some(channels[CHANNELS_RX] + channels[CHANNELS_COMBINED]).filter(|count| *count != 0)
+    let queues = |kind: usize| {
+        let count = channels[kind].saturating_add(channels[CHANNELS_COMBINED]);
+        Some(count).filter(|count| *count != 0)
+    };
+    Some(Channels { receive: queues(CHANNELS_RX), transmit: queues(CHANNELS_TX) })
 }
 
 fn driver(device: &str) -> Option<String> {

@@ -1,7 +1,9 @@
-//! One question to rtnetlink: the link of a name or an index.
+//! Questions to rtnetlink: the link of a name or an index here, routes and neighbours in [`route`].
 //!
 //! sysfs would answer most of it, but only for the network namespace it was mounted in, which
 //! after setns(2) is not the thread's own.
+
+pub(in crate::kernel) mod route;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,15 +20,20 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_CARRIER: u16 = 33;
 const IFLA_LINK_NETNSID: u16 = 37;
 /// Attribute type without the nested and byte-order bits.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// Length of `struct nlmsghdr`, and of `struct ifinfomsg` behind it.
+/// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
+/// Length of `struct ifinfomsg`, which follows it.
+const INFO: usize = 16;
 /// A link's answer with all its statistics and virtual functions stays below this.
 const ANSWER: usize = 64 * 1024;
 
@@ -43,10 +50,16 @@ pub(super) struct Link {
     pub(super) kind: Option<String>,
     /// Receive queues allocated; fewer may be in use.
     pub(super) rx_queues: u32,
+    /// The same for transmit queues.
+    pub(super) tx_queues: u32,
     /// Index of the device at the other end (veth), in that device's namespace.
     pub(super) peer: Option<u32>,
     /// The other end is in another network namespace.
     pub(super) peer_elsewhere: bool,
+    /// What the driver says; `IFF_RUNNING` may follow it up to a second later (net/core/link_watch.c).
+    pub(super) carrier: bool,
+    /// Index of the bridge or bond that the device is part of.
+    pub(super) master: Option<u32>,
 }
 
 /// What to look for.
@@ -57,63 +70,39 @@ pub(super) enum Key<'a> {
 
 /// Asks for a link; ENODEV if there is none.
 pub(super) fn link(key: &Key<'_>) -> io::Result<Link> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    send(socket.as_raw_fd(), &request(key), MsgFlags::empty())?;
-    let mut answer = vec![0; ANSWER];
-    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    parse(&answer[..length])
+    parse(&ask(request(key))?)
 }
 
-fn request(key: &Key<'_>) -> Vec<u8> {
+fn request(key: &Key<'_>) -> Request {
     let (index, name) = match key {
         Key::Name(name) => (0, Some(*name)),
         Key::Index(index) => (*index, None),
     };
-    let mut message = Vec::with_capacity(64);
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&RTM_GETLINK.to_ne_bytes());
-    message.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&index.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]);
+    // struct ifinfomsg: family and type, index, flags and their mask.
+    let mut info = [0; INFO];
+    info[4..8].copy_from_slice(&u32::to_ne_bytes(index));
+    let mut request = Request::new(RTM_GETLINK, 0, &info);
     if let Some(name) = name {
-        // Attribute length and type, the name and its NUL.
-        message.extend_from_slice(&(name.len() as u16 + 5).to_ne_bytes());
-        message.extend_from_slice(&IFLA_IFNAME.to_ne_bytes());
-        message.extend_from_slice(name.as_bytes());
-        message.push(0);
-        message.resize(message.len().next_multiple_of(4), 0);
+        request.attribute(IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
     }
-    let length = message.len() as u32;
-    message[..4].copy_from_slice(&length.to_ne_bytes());
-    message
+    request
 }
 
-fn parse(answer: &[u8]) -> io::Result<Link> {
-    let short = || io::Error::new(io::ErrorKind::InvalidData, "short rtnetlink answer");
-    let kind = answer.get(4..6).map(u16_at).ok_or_else(short)?;
-    let body = answer.get(HEADER..).ok_or_else(short)?;
-    if kind == NLMSG_ERROR {
-        let code = body.get(..4).map(u32_at).ok_or_else(short)?;
-        return Err(io::Error::from_raw_os_error((code as i32).wrapping_neg()));
-    }
-    let info = body.get(..HEADER).ok_or_else(short)?;
+fn parse(body: &[u8]) -> io::Result<Link> {
+    let info = body.get(..INFO).ok_or_else(short)?;
     let mut link =
         Link { index: u32_at(&info[4..8]), flags: u32_at(&info[8..12]), ..Link::default() };
-    for (kind, value) in Attributes(&body[HEADER..]) {
+    for (kind, value) in Attributes(&body[INFO..]) {
         match kind {
             IFLA_ADDRESS => link.address = value.try_into().ok(),
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = number(value),
+            IFLA_NUM_TX_QUEUES => link.tx_queues = number(value),
             IFLA_NUM_RX_QUEUES => link.rx_queues = number(value),
             IFLA_LINK => link.peer = Some(number(value)).filter(|index| *index != 0),
             IFLA_LINK_NETNSID => link.peer_elsewhere = true,
+            IFLA_CARRIER => link.carrier = value.first().is_some_and(|carrier| *carrier != 0),
+            IFLA_MASTER => link.master = Some(number(value)).filter(|index| *index != 0),
             IFLA_LINKINFO => {
                 let kind = Attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
                 link.kind = kind.map(|(_, name)| text(name));
@@ -122,6 +111,72 @@ fn parse(answer: &[u8]) -> io::Result<Link> {
         }
     }
     Ok(link)
+}
+
+/// A message to rtnetlink.
+struct Request(Vec<u8>);
+
+impl Request {
+    /// A message of type `kind` with flags beside `NLM_F_REQUEST` and its fixed part.
+    fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
+        let mut message = Vec::with_capacity(128);
+        // The length comes last; sequence number and sender may be zero on a socket of one's own.
+        message.extend_from_slice(&[0; 4]);
+        message.extend_from_slice(&kind.to_ne_bytes());
+        message.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        message.extend_from_slice(&[0; 8]);
+        message.extend_from_slice(fixed);
+        Self(message)
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.0.extend_from_slice(&(value.len() as u16 + 4).to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(value);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        let length = self.0.len() as u32;
+        self.0[..4].copy_from_slice(&length.to_ne_bytes());
+        self.0
+    }
+}
+
+/// Sends a request and returns the answer behind its header, which is empty for a mere
+/// acknowledgement.
+fn ask(request: Request) -> io::Result<Vec<u8>> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    send(socket.as_raw_fd(), &request.finish(), MsgFlags::empty())?;
+    let mut answer = vec![0; ANSWER];
+    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    answer.truncate(length);
+    body(answer)
+}
+
+fn body(mut answer: Vec<u8>) -> io::Result<Vec<u8>> {
+    let kind = answer.get(4..6).map(u16_at).ok_or_else(short)?;
+    if answer.len() < HEADER {
+        return Err(short());
+    }
+    let body = answer.split_off(HEADER);
+    if kind != NLMSG_ERROR {
+        return Ok(body);
+    }
+    match body.get(..4).map(u32_at).ok_or_else(short)? {
+        0 => Ok(Vec::new()),
+        code => Err(io::Error::from_raw_os_error((code as i32).wrapping_neg())),
+    }
+}
+
+fn short() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "short rtnetlink answer")
 }
 
 /// The attributes in a message; ends at the first one whose length lies.

@@ -2,9 +2,13 @@
 
 use std::error::Error;
 use std::io;
+use std::path::{Path, PathBuf};
 
-use aya::programs::{ProgramError, SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfLoader};
+use aya::maps::xdp::DevMap;
+use aya::maps::{Array, Map, PerCpuArray};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader, Pod};
+use compare_ebpf::Tally;
 
 use super::error::KernelError;
 use super::probe::Capabilities;
@@ -20,23 +24,146 @@ const LOG_OFF: u8 = 0;
 const LOG_ALL: u8 = 5;
 
 /// Read-only values of the programs, fixed before they are loaded.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Constants {
     pub(super) empty_slot_passes: bool,
     pub(super) secondary: bool,
+    pub(super) tunnelled: bool,
+    pub(super) learns: bool,
+    pub(super) slot: u32,
     pub(super) debug: bool,
 }
 
-/// Loads an instance of the object: maps of its own, programs not yet in the kernel.
-pub(super) fn load(constants: &Constants) -> Result<Ebpf, KernelError> {
-    let level = if constants.debug { LOG_ALL } else { LOG_OFF };
-    let passes = u8::from(constants.empty_slot_passes);
-    let secondary = u8::from(constants.secondary);
-    EbpfLoader::new()
-        .override_global("EMPTY_SLOT_PASSES", &passes, true)
-        .override_global("SECONDARY", &secondary, true)
-        .override_global("AYA_LOG_LEVEL", &level, true)
-        .load(OBJECT)
-        .map_err(|error| fault("the XDP object", "loading its maps", &error))
+/// An instance of the object to load: maps of its own, programs not yet in the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Instance {
+    pub(super) constants: Constants,
+    /// Entries of maps that are not as large as the object says.
+    pub(super) sizes: Vec<(&'static str, u32)>,
+    /// Maps that lie in the BPF file system, where other instances find them; made if they are not
+    /// there yet.
+    pub(super) shared: Vec<(&'static str, PathBuf)>,
+}
+
+impl Instance {
+    /// With these constants and nothing shared.
+    pub(super) fn of(constants: Constants) -> Self {
+        Self { constants, ..Self::default() }
+    }
+
+    /// Shares these maps through files of their names in a directory.
+    pub(super) fn sharing(mut self, directory: &Path, maps: &[&'static str]) -> Self {
+        self.shared.extend(maps.iter().map(|name| (*name, directory.join(name))));
+        self
+    }
+
+    /// Loads it.
+    pub(super) fn load(&self) -> Result<Ebpf, KernelError> {
+        let Constants { empty_slot_passes, secondary, tunnelled, learns, slot, debug } =
+            self.constants;
+        let level = if debug { LOG_ALL } else { LOG_OFF };
+        let flags = [empty_slot_passes, secondary, tunnelled, learns].map(u8::from);
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("EMPTY_SLOT_PASSES", &flags[0], true)
+            .override_global("SECONDARY", &flags[1], true)
+            .override_global("TUNNELLED", &flags[2], true)
+            .override_global("LEARNS", &flags[3], true)
+            .override_global("SLOT", &slot, true)
+            .override_global("AYA_LOG_LEVEL", &level, true);
+        for (name, entries) in &self.sizes {
+            loader.map_max_entries(name, *entries);
+        }
+        for (name, path) in &self.shared {
+            loader.map_pin_path(name, path.as_path());
+        }
+        let loaded = loader.load(OBJECT);
+        loaded.map_err(|error| fault("the XDP object", "loading its maps", &error))
+    }
+}
+
+/// A map of the object.
+pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, KernelError> {
+    ebpf.map_mut(name).ok_or_else(|| no_map(name))
+}
+
+/// Writes one entry of an array.
+pub(super) fn write_entry<T: Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    index: u32,
+    value: T,
+) -> Result<(), KernelError> {
+    let mut array = Array::<_, T>::try_from(map(ebpf, name)?)
+        .map_err(|error| KernelError::failed(name, "opening", error))?;
+    array.set(index, value, 0).map_err(|error| fault(name, "writing", &error))
+}
+
+/// Reads one entry of an array.
+pub(super) fn read_entry<T: Pod>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    index: u32,
+) -> Result<T, KernelError> {
+    let map = ebpf.map(name).ok_or_else(|| no_map(name))?;
+    let array = Array::<_, T>::try_from(map)
+        .map_err(|error| KernelError::failed(name, "opening", error))?;
+    array.get(&index, 0).map_err(|error| fault(name, "reading", &error))
+}
+
+/// The sums over all processors of a per-processor array's first `count` entries.
+pub(super) fn sums<T: Pod + Default>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    count: u32,
+    add: impl Fn(&mut T, &T),
+) -> Result<Vec<T>, KernelError> {
+    let map = ebpf.map(name).ok_or_else(|| no_map(name))?;
+    let array = PerCpuArray::<_, T>::try_from(map)
+        .map_err(|error| KernelError::failed(name, "opening", error))?;
+    (0..count)
+        .map(|index| {
+            let values = array.get(&index, 0).map_err(|error| fault(name, "reading", &error))?;
+            let mut sum = T::default();
+            values.iter().for_each(|value| add(&mut sum, value));
+            Ok(sum)
+        })
+        .collect()
+}
+
+/// The sums over all processors of frames and bytes.
+pub(super) fn tallies(
+    ebpf: &Ebpf,
+    name: &'static str,
+    count: u32,
+) -> Result<Vec<Tally>, KernelError> {
+    sums(ebpf, name, count, |sum: &mut Tally, tally| {
+        sum.packets += tally.packets;
+        sum.bytes += tally.bytes;
+    })
+}
+
+/// Lets redirected frames of a DEVMAP slot leave on a device, through a program of their own if
+/// there is one; with index zero the slot becomes empty.
+pub(super) fn set_device(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    slot: u32,
+    device: u32,
+    program: Option<&ProgramFd>,
+) -> Result<(), KernelError> {
+    let mut devices = DevMap::try_from(map(ebpf, name)?)
+        .map_err(|error| KernelError::failed(name, "opening", error))?;
+    // The kernel empties the slot when the index is zero (`__dev_map_update_elem`).
+    devices.set(slot, device, program, 0).map_err(|error| match errno(&error) {
+        // dev_map_update_elem of the kernel: nobody has that index in this namespace.
+        Some(libc::EINVAL) => KernelError::NoDevice { device: format!("with index {device}") },
+        _ => fault(name, "setting the device", &error),
+    })
+}
+
+fn no_map(name: &'static str) -> KernelError {
+    KernelError::failed(name, "finding the map", "not in the object")
 }
 
 /// An XDP program of the object, in the kernel.

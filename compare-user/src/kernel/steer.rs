@@ -4,15 +4,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::maps::xdp::{DevMap, XskMap};
-use aya::maps::{Array, PerCpuArray};
+use aya::maps::Array;
+use aya::maps::xdp::XskMap;
 use compare_ebpf::{Control, Outcome, RULES_PER_BANK, Rule, Standalone, Tally};
 
 use super::attach::{AttachedMode, Attachment, Mode};
 use super::device::{Claim, Device};
 use super::error::KernelError;
-use super::object::{self, Constants};
+use super::mirror::Learner;
+use super::object::{self, Constants, Instance};
+use super::outer;
 use super::rule::BypassRule;
+use super::tunnel::TunnelSpec;
 
 /// What happens to a frame whose queue has no socket: before the first one is registered, and
 /// after the process that owned it is gone.
@@ -51,6 +54,11 @@ pub struct AttachOptions {
     /// Directory on a bpffs that keeps the program attached after the process is gone, usually
     /// [`DEFAULT_PIN_DIRECTORY`](super::DEFAULT_PIN_DIRECTORY); `None` lets it go with the process.
     pub pin: Option<PathBuf>,
+    /// The link is a tunnel: only what comes through it is steered, without its outer headers;
+    /// everything else goes to the host. Until [`Steer::set_tunnel`] nothing comes through.
+    pub tunnelled: bool,
+    /// The mirror that learns the guest's addresses from its egress.
+    pub learner: Option<Learner>,
     /// Lets the program log what it does not steer; read with [`Steer::drain_debug_log`].
     pub debug: bool,
 }
@@ -81,17 +89,24 @@ impl Steer {
     pub fn attach(options: &AttachOptions) -> Result<Self, KernelError> {
         let device = Device::find(&options.device)?;
         let claim = Claim::take(&device.name)?;
-        let mut ebpf = object::load(&Constants {
+        let mut instance = Instance::of(Constants {
             empty_slot_passes: options.empty_slot == EmptySlot::Pass,
             secondary: options.role == Role::Secondary,
+            tunnelled: options.tunnelled,
+            learns: options.learner.is_some(),
+            slot: options.learner.as_ref().map_or(0, |learner| learner.slot),
             debug: options.debug,
-        })?;
+        });
+        if let Some(learner) = &options.learner {
+            instance = instance.sharing(&learner.maps, Learner::MAPS);
+        }
+        let mut ebpf = instance.load()?;
         let drain_log = if options.debug { Some(debug_log(&mut ebpf)?) } else { None };
         if let Some(output) = options.output {
             set_output(&mut ebpf, output)?;
         }
         let attachment =
-            Attachment::make(&mut ebpf, &device, options.mode, options.pin.as_deref())?;
+            Attachment::make(&mut ebpf, "steer", &device, options.mode, options.pin.as_deref())?;
         tracing::info!(device = %device.name, mode = %attachment.mode, "steering");
         let control = Control::default();
         Ok(Self { device, ebpf, attachment, control, drain_log, _claim: claim })
@@ -125,7 +140,7 @@ impl Steer {
         queue: u32,
         socket: BorrowedFd<'_>,
     ) -> Result<(), KernelError> {
-        let mut sockets = XskMap::try_from(map(&mut self.ebpf, "SOCKETS")?)
+        let mut sockets = XskMap::try_from(object::map(&mut self.ebpf, "SOCKETS")?)
             .map_err(|error| KernelError::failed("SOCKETS", "opening", error))?;
         sockets.set(queue, socket.as_raw_fd(), 0).map_err(|error| {
             object::fault(&self.device.name, "registering the AF_XDP socket of a queue", &error)
@@ -150,7 +165,7 @@ impl Steer {
             return Err(KernelError::TooManyRules { given: rules.len(), limit });
         }
         let idle = self.control.bank ^ 1;
-        let mut bank = Array::<_, Rule>::try_from(map(&mut self.ebpf, "RULES")?)
+        let mut bank = Array::<_, Rule>::try_from(object::map(&mut self.ebpf, "RULES")?)
             .map_err(|error| KernelError::failed("RULES", "opening", error))?;
         for (index, rule) in (u32::from(idle) * limit..).zip(rules) {
             bank.set(index, Rule::from(rule), 0)
@@ -171,23 +186,24 @@ impl Steer {
         set_output(&mut self.ebpf, index)
     }
 
+    /// Tells a program on a tunnelled link what its tunnel is.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_tunnel(&mut self, spec: &TunnelSpec) -> Result<(), KernelError> {
+        // It takes frames out only: the way back is the mirror's.
+        let tunnel = outer::tunnel(spec, None, self.device.mtu);
+        object::write_entry(&mut self.ebpf, "TUNNEL", 0, tunnel)
+    }
+
     /// How many frames went where since the program was attached.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn outcomes(&self) -> Result<Outcomes, KernelError> {
-        let map = self.ebpf.map("OUTCOMES").ok_or_else(|| no_map("OUTCOMES"))?;
-        let map = PerCpuArray::<_, Tally>::try_from(map)
-            .map_err(|error| KernelError::failed("OUTCOMES", "opening", error))?;
+        let tallies = object::tallies(&self.ebpf, "OUTCOMES", Outcome::ALL.len() as u32)?;
         let mut outcomes = Outcomes::default();
-        for (index, sum) in (0..).zip(&mut outcomes.0) {
-            let tallies =
-                map.get(&index, 0).map_err(|error| object::fault("OUTCOMES", "reading", &error))?;
-            for tally in tallies.iter() {
-                sum.packets += tally.packets;
-                sum.bytes += tally.bytes;
-            }
-        }
+        outcomes.0.copy_from_slice(&tallies);
         Ok(outcomes)
     }
 
@@ -215,9 +231,7 @@ impl Steer {
     }
 
     fn write_control(&mut self, control: Control) -> Result<(), KernelError> {
-        let mut entry = Array::<_, Control>::try_from(map(&mut self.ebpf, "CONTROL")?)
-            .map_err(|error| KernelError::failed("CONTROL", "opening", error))?;
-        entry.set(0, control, 0).map_err(|error| object::fault("CONTROL", "writing", &error))?;
+        object::write_entry(&mut self.ebpf, "CONTROL", 0, control)?;
         self.control = control;
         Ok(())
     }
@@ -249,25 +263,12 @@ impl std::ops::Index<Outcome> for Outcomes {
     }
 }
 
-fn no_map(name: &'static str) -> KernelError {
-    KernelError::failed(name, "finding the map", "not in the object")
-}
-
-fn map<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut aya::maps::Map, KernelError> {
-    ebpf.map_mut(name).ok_or_else(|| no_map(name))
-}
-
 fn set_output(ebpf: &mut Ebpf, index: u32) -> Result<(), KernelError> {
-    let mut output = DevMap::try_from(map(ebpf, "OUTPUT")?)
-        .map_err(|error| KernelError::failed("OUTPUT", "opening", error))?;
-    output.set(0, index, None, 0).map_err(|error| match object::errno(&error) {
-        // dev_map_update_elem of the kernel: nobody has that index in this namespace.
-        Some(libc::EINVAL) => KernelError::NoDevice { device: format!("with index {index}") },
-        _ => object::fault("output", "setting the output device", &error),
-    })
+    object::set_device(ebpf, "OUTPUT", 0, index, None)
 }
 
-fn debug_log(ebpf: &mut Ebpf) -> Result<Box<dyn FnMut() + Send>, KernelError> {
+/// What a program has logged, to the `log` facade.
+pub(super) fn debug_log(ebpf: &mut Ebpf) -> Result<Box<dyn FnMut() + Send>, KernelError> {
     let mut log = aya_log::EbpfLogger::init(ebpf)
         .map_err(|error| object::fault("AYA_LOGS", "opening the debug log", &error))?;
     Ok(Box::new(move || log.flush()))

@@ -4,9 +4,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{DivergenceReport, LaneStatus};
+use super::{DivergenceReport, LaneStatus, RelayStatus};
 
 /// Something worth telling; one JSON object per line with `--json`.
+///
+/// What happens to a comparator and to a relay alike has the same name in both; where they have
+/// different things to say about it, there are two variants.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
@@ -49,6 +52,20 @@ pub enum Event {
         /// Interface name.
         device: String,
     },
+    /// The secondary's frames can come no longer.
+    LinkLost {
+        /// The device or socket that they came from.
+        device: String,
+        /// What was found.
+        cause: String,
+        /// What follows, as `--on-link-loss` says: `hold` or `failover`.
+        action: &'static str,
+    },
+    /// They can again. After a failover that changes nothing until `ctl rearm`.
+    LinkRestored {
+        /// The device or socket.
+        device: String,
+    },
     /// Whoever takes checkpoints is there.
     PeerConnected {
         /// Which one, and where.
@@ -65,8 +82,34 @@ pub enum Event {
     ColoEnded {
         /// What was seen.
         cause: String,
-        /// What follows, as `--on-qmp-loss` says: `hold` or `failover`.
+        /// What follows, as `--on-qmp-loss` or `--on-colo-exit` says: `hold` or `failover`.
         action: &'static str,
+    },
+    /// A relay's programs are attached.
+    #[serde(rename = "ready")]
+    RelayReady {
+        /// What each device obtained.
+        devices: Vec<String>,
+        /// The control socket.
+        control: Option<String>,
+    },
+    /// A relay was told of a checkpoint: both guests use the same sequence numbers.
+    #[serde(rename = "checkpoint-done")]
+    OffsetsForgotten {
+        /// Connections that had an offset.
+        forgotten: u64,
+    },
+    /// A relay has put the secondary on the network.
+    FailedOver {
+        /// Connections whose sequence numbers go on being rewritten.
+        connections: u64,
+    },
+    /// A relay's last word, on a clean exit.
+    #[serde(rename = "summary")]
+    RelaySummary {
+        /// The state, as `ctl status` shows it.
+        #[serde(flatten)]
+        status: Box<RelayStatus>,
     },
     /// The last word, on a clean exit.
     Summary {
@@ -81,13 +124,7 @@ pub enum Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ready { ports, control } => {
-                write!(f, "ready: {}", ports.join(", "))?;
-                match control {
-                    Some(path) => write!(f, "; control socket {path}"),
-                    None => Ok(()),
-                }
-            }
+            Self::Ready { ports, control } => ready(f, ports, control.as_deref()),
             Self::Divergence(report) => write!(f, "divergence: {report}"),
             Self::CheckpointRequested => f.write_str("checkpoint requested"),
             Self::CheckpointDone { released, dropped } => {
@@ -98,12 +135,26 @@ impl fmt::Display for Event {
                 "standalone: frames of the {survivor:?} pass uncompared; {released} held frames \
                  released"
             ),
-            Self::Rearmed => f.write_str("comparing again"),
+            Self::Rearmed => f.write_str("two guests again"),
             Self::PortLost { device, cause } => write!(f, "lost {device}: {cause}"),
             Self::PortRestored { device } => write!(f, "{device} is back"),
+            Self::LinkLost { device, cause, action } => {
+                write!(f, "lost the secondary on {device}: {cause}; {action}")
+            }
+            Self::LinkRestored { device } => write!(f, "the secondary is back on {device}"),
             Self::PeerConnected { peer } => write!(f, "connected: {peer}"),
             Self::PeerLost { peer, cause } => write!(f, "lost {peer}: {cause}"),
             Self::ColoEnded { cause, action } => write!(f, "COLO has ended: {cause}; {action}"),
+            Self::RelayReady { devices, control } => ready(f, devices, control.as_deref()),
+            Self::OffsetsForgotten { forgotten } => {
+                write!(f, "checkpoint done: {forgotten} connections had an offset")
+            }
+            Self::FailedOver { connections } => write!(
+                f,
+                "failed over: the secondary is on the network, {connections} connections keep \
+                 their offset"
+            ),
+            Self::RelaySummary { status } => status.fmt(f),
             Self::Summary { status, frames_unaccounted } => write!(
                 f,
                 "released {}, of these {} compared equal; divergences {}, checkpoints {}, lost {}, \
@@ -115,5 +166,42 @@ impl fmt::Display for Event {
                 status.lost
             ),
         }
+    }
+}
+
+fn ready(f: &mut fmt::Formatter<'_>, obtained: &[String], control: Option<&str>) -> fmt::Result {
+    write!(f, "ready: {}", obtained.join(", "))?;
+    match control {
+        Some(path) => write!(f, "; control socket {path}"),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn written(event: &Event) -> Value {
+        serde_json::to_value(event).expect("JSON")
+    }
+
+    #[test]
+    fn a_relay_says_ready_checkpoint_done_and_summary_as_a_comparator_does() {
+        let devices = vec!["relay on tap0: native".to_owned()];
+        let ready = Event::RelayReady { devices: devices.clone(), control: None };
+        assert_eq!(
+            written(&ready),
+            json!({ "event": "ready", "devices": devices, "control": null })
+        );
+        let done = Event::OffsetsForgotten { forgotten: 3 };
+        assert_eq!(written(&done), json!({ "event": "checkpoint-done", "forgotten": 3 }));
+        let failed_over = Event::FailedOver { connections: 2 };
+        assert_eq!(written(&failed_over), json!({ "event": "failed-over", "connections": 2 }));
+        let summary = Event::RelaySummary { status: Box::default() };
+        let summary = written(&summary);
+        assert_eq!((&summary["event"], &summary["mode"]), (&json!("summary"), &json!("relaying")));
+        assert!(summary.get("qmp").is_none(), "nobody asked for it");
     }
 }

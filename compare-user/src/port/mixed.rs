@@ -66,6 +66,10 @@ impl Port for MixedPort {
         either!(self, port => port.is_up())
     }
 
+    fn was_up(&self) -> bool {
+        either!(self, port => port.was_up())
+    }
+
     fn has_back_pressure(&self) -> bool {
         either!(self, port => port.has_back_pressure())
     }

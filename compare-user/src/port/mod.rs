@@ -130,6 +130,11 @@ pub trait Port {
         true
     }
 
+    /// True once the port has been up, however shortly.
+    fn was_up(&self) -> bool {
+        true
+    }
+
     /// True if frames that are not received wait with the peer instead of being lost, and if
     /// [`Port::wait`] tells when frames can be sent again.
     fn has_back_pressure(&self) -> bool {

@@ -150,3 +150,72 @@ fn a_fin_is_gated() {
     rig.secondary(segment(5).ack(200));
     assert_eq!(rig.released().len(), 2);
 }
+
+fn slower() -> Rig {
+    Rig::with(|config| config.ack_gate = AckGate::Slower)
+}
+
+#[test]
+fn the_slower_replicas_acknowledgement_leaves_in_place_of_the_others() {
+    let mut rig = slower();
+    rig.primary(segment(0).ack(100));
+    rig.secondary(segment(0).ack(100));
+    // The primary has more; the secondary comes to it in steps of its own.
+    rig.primary(segment(0).ack(500));
+    rig.secondary(segment(0).ack(200));
+    rig.secondary(segment(0).ack(300));
+    rig.secondary(segment(0).ack(700));
+    let acknowledged = [100, 200, 300, 500].map(|number| segment(0).ack(number).frame());
+    assert_eq!(rig.released(), acknowledged);
+    use Release::{NoPayload, Slower};
+    assert_eq!(rig.reasons(), [NoPayload, Slower, Slower, NoPayload]);
+    // Now the primary is the slower one.
+    rig.primary(segment(0).ack(600));
+    assert_eq!(rig.reasons()[4..], [NoPayload]);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_secondary_that_lacks_something_says_so_again_and_again() {
+    let mut rig = slower();
+    rig.primary(segment(0).ack(100));
+    rig.secondary(segment(0).ack(100));
+    // Nothing waits: what the secondary repeats is no news.
+    rig.secondary(segment(0).ack(100));
+    assert_eq!(rig.released().len(), 1);
+    for number in [200, 300, 400] {
+        rig.primary(segment(0).ack(number));
+        rig.secondary(segment(0).ack(100));
+    }
+    assert_eq!(rig.reasons()[1..], [Release::Slower; 3]);
+    assert_eq!(rig.held(), 1, "of the primary's, the latest waits");
+    let superseded = (Side::Primary, Discard::Superseded);
+    assert_eq!(rig.discards().iter().filter(|it| **it == superseded).count(), 2);
+    rig.secondary(segment(0).ack(400));
+    assert_eq!(rig.released().last(), Some(&segment(0).ack(400).frame()));
+    assert_eq!(rig.held(), 0);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn no_acknowledgement_leaves_that_one_of_the_two_has_not_given() {
+    let mut rig = slower();
+    rig.both(reply(0, 100));
+    rig.secondary(segment(5).ack(900));
+    rig.secondary(segment(5).ack(300));
+    assert_eq!(rig.released().len(), 1, "the primary has 100");
+    rig.primary(data(5, b"more").ack(400));
+    rig.secondary(segment(5).ack(350));
+    assert_eq!(rig.reasons()[1..], [Release::Slower], "350 is new, and both have it");
+}
+
+#[test]
+fn a_diverged_flow_is_not_spoken_for_by_its_secondary() {
+    let mut rig = slower();
+    rig.both(reply(0, 100));
+    rig.primary(data(5, b"same").ack(300));
+    rig.secondary(data(5, b"SAME").ack(200));
+    rig.secondary(segment(9).ack(250));
+    assert_eq!(rig.released().len(), 1);
+    assert_eq!(rig.divergence().reason, Reason::Payload);
+}

@@ -3,7 +3,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "skips and measurements are said")]
 
 mod adoption;
+mod announcing;
 mod attaching;
+mod link_state;
+mod mirroring;
 mod network;
+mod relay_command;
+mod relaying;
 mod rules;
+mod sharing;
 mod steering;
+mod tunnel;

@@ -43,7 +43,10 @@ struct Pins;
 impl Drop for Pins {
     fn drop(&mut self) {
         for path in pins() {
-            let _ = fs::remove_file(path);
+            for inside in fs::read_dir(&path).into_iter().flatten().flatten() {
+                let _ = fs::remove_file(inside.path());
+            }
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
         }
     }
 }
@@ -82,6 +85,8 @@ pub(crate) fn options(device: &str, mode: Mode) -> AttachOptions {
         role: Role::Primary,
         output: None,
         pin: None,
+        tunnelled: false,
+        learner: None,
         debug: false,
     }
 }

@@ -1,8 +1,9 @@
-//! QMP: the monitor of a KVM COLO primary.
+//! QMP: the monitor of a KVM COLO primary, or of a secondary.
 //!
-//! A divergence sets the migration parameter `x-checkpoint-delay` to the value it has, which makes
+//! For a comparator, a divergence sets the migration parameter `x-checkpoint-delay` to the value it has, which makes
 //! QEMU start a checkpoint at once; the event `RESUME` ends it. `session.rs` has the protocol, this
-//! file the connection.
+//! file the connection. A relay listens
+//! to the secondary instead, whose `RESUME` says that both guests use the same sequence numbers.
 
 mod lines;
 mod session;
@@ -17,19 +18,23 @@ use super::{Address, Agent, End, Ended, Inbox, Notice, QmpSpec, wire};
 use lines::{Line, Lines};
 use session::{Effect, Session};
 
-pub use session::QmpStatus;
+pub use session::{QemuRole, QmpStatus};
 
 /// Connects, and keeps connecting, until the agent is dropped.
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(spec: &QmpSpec, notices: Sender<Notice>) -> io::Result<Agent<QmpStatus>> {
+pub fn start(
+    spec: &QmpSpec,
+    role: QemuRole,
+    notices: Sender<Notice>,
+) -> io::Result<Agent<QmpStatus>> {
     let address = Address::Unix(spec.path.clone());
     let status = QmpStatus { peer: address.to_string(), ..QmpStatus::default() };
     let (agent, inbox) = wire(status, None, notices)?;
     let taker = Taker {
         peer: format!("qmp {address}"),
-        session: Session::new(address.to_string(), Instant::now()),
+        session: Session::new(address.to_string(), role, Instant::now()),
         endpoint: Endpoint::client(address),
         inbox,
     };

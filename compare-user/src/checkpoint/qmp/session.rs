@@ -4,6 +4,12 @@
 //! program, another client, or QEMU's own timer. Each `RESUME` of a primary in COLO therefore means
 //! that the guests are equal. A request made while the guest is stopped may be swallowed, so it is
 //! kept until `RESUME` and made then.
+//!
+//! A secondary announces the same checkpoints in the same way: its `RESUME` comes when it has
+//! loaded the primary's state. `query-migrate` says `colo` on both sides. Only a primary takes
+//! requests, so a secondary is listened to and looked at, no more. And while a primary that nobody
+//! can ask any more leaves the state of both guests open, a secondary whose monitor is gone is
+//! gone itself: there is nothing left that could take over.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +43,7 @@ pub struct QmpStatus {
     pub migration: Option<String>,
     /// `query-colo-status`'s mode: `none`, `primary`, `secondary`.
     pub colo_mode: Option<String>,
-    /// The primary is in COLO: checkpoints are taken.
+    /// This QEMU is in COLO, on the side that it was asked as: checkpoints are taken.
     pub in_colo: bool,
     /// The guest is stopped, as it is during a checkpoint.
     pub stopped: bool,
@@ -57,6 +63,29 @@ pub struct QmpStatus {
     pub last_error: Option<String>,
 }
 
+/// The side of COLO that QEMU is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QemuRole {
+    /// It takes checkpoints when asked.
+    Primary,
+    /// It is made equal to the primary at each checkpoint.
+    Secondary,
+}
+
+impl QemuRole {
+    /// As `query-colo-status` and `COLO_EXIT` say it.
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+        }
+    }
+
+    fn is_other(self, mode: &str) -> bool {
+        ["primary", "secondary"].contains(&mode) && mode != self.mode()
+    }
+}
+
 /// What a session wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -66,7 +95,7 @@ pub(super) enum Effect {
     Ready,
     /// The guests are equal.
     CheckpointDone,
-    /// The primary is no longer in COLO.
+    /// This QEMU is no longer in COLO.
     ColoEnded(String),
 }
 
@@ -118,6 +147,7 @@ struct Question {
 /// One client's view of QEMU.
 #[derive(Debug)]
 pub(super) struct Session {
+    role: QemuRole,
     stage: Stage,
     next_id: u64,
     questions: Vec<Question>,
@@ -136,8 +166,9 @@ pub(super) struct Session {
 
 impl Session {
     /// A session with QEMU at `peer`, before the first connection.
-    pub(super) fn new(peer: String, now: Instant) -> Self {
+    pub(super) fn new(peer: String, role: QemuRole, now: Instant) -> Self {
         Self {
+            role,
             stage: Stage::Greeting(now),
             next_id: 0,
             questions: Vec::new(),
@@ -153,7 +184,7 @@ impl Session {
 
     /// A connection was made: its greeting is next. A checkpoint that is wanted stays wanted.
     pub(super) fn connected(&mut self, now: Instant) {
-        let mut fresh = Self::new(String::new(), now);
+        let mut fresh = Self::new(String::new(), self.role, now);
         std::mem::swap(&mut fresh.status, &mut self.status);
         // An answer to an earlier connection's question cannot be mistaken for one to this one's.
         fresh.next_id = self.next_id;
@@ -168,7 +199,15 @@ impl Session {
             self.status.lost += 1;
         }
         self.status.connected = false;
-        self.leave_colo(Colo::Off, || format!("the QMP connection is lost: {cause}"));
+        match self.role {
+            QemuRole::Primary => {
+                self.leave_colo(Colo::Off, || format!("the QMP connection is lost: {cause}"));
+            }
+            QemuRole::Secondary => {
+                self.colo = Colo::Off;
+                self.status.in_colo = false;
+            }
+        }
     }
 
     /// What is to be done, since the last call.
@@ -218,8 +257,11 @@ impl Session {
         }
     }
 
-    /// A checkpoint is wanted.
+    /// A checkpoint is wanted. A secondary cannot be asked for one.
     pub(super) fn request(&mut self, now: Instant) {
+        if self.role == QemuRole::Secondary {
+            return;
+        }
         let under_way =
             self.questions.iter().any(|q| matches!(q.asked, Asked::Parameters | Asked::Delay));
         if !under_way {
@@ -328,8 +370,9 @@ impl Session {
             }
             Asked::ColoStatus => match text("mode") {
                 Some(mode) => {
-                    if mode == "secondary" && self.status.colo_mode.as_ref() != Some(&mode) {
-                        tracing::warn!(peer = self.status.peer, "this QEMU is the COLO secondary");
+                    if self.role.is_other(&mode) && self.status.colo_mode.as_ref() != Some(&mode) {
+                        let wanted = self.role.mode();
+                        tracing::warn!(peer = self.status.peer, mode, wanted, "the wrong QEMU");
                     }
                     self.status.colo_mode = Some(mode);
                 }
@@ -409,8 +452,13 @@ impl Session {
     }
 
     fn colo_exit(&mut self, data: &Value) {
-        if data["mode"] == "secondary" {
-            tracing::warn!(peer = self.status.peer, "COLO_EXIT of a secondary is not acted on");
+        if data["mode"].as_str().is_some_and(|mode| self.role.is_other(mode)) {
+            let wanted = self.role.mode();
+            tracing::warn!(
+                peer = self.status.peer,
+                wanted,
+                "the wrong QEMU's COLO_EXIT is ignored"
+            );
             return;
         }
         let reason = clip(data["reason"].as_str().unwrap_or("none").as_bytes());

@@ -29,11 +29,15 @@ struct Monitor {
 
 impl Qemu {
     fn new() -> Self {
+        Self::heard_as(QemuRole::Primary)
+    }
+
+    fn heard_as(role: QemuRole) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("qmp");
         let listener = UnixListener::bind(&path).expect("the directory is ours");
         let (notices, heard) = crossbeam_channel::bounded(NOTICES);
-        let agent = start(&QmpSpec { path }, notices).expect("a thread");
+        let agent = start(&QmpSpec { path }, role, notices).expect("a thread");
         Self { listener, agent, heard, _directory: directory }
     }
 
@@ -123,6 +127,19 @@ fn the_loss_of_a_qemu_in_colo_is_told_and_its_return_served() {
     assert!(matches!(qemu.next(), Notice::Lost { .. }));
     let _again = qemu.negotiate("none");
     assert_eq!(qemu.agent.status()["lost"], 2);
+}
+
+#[test]
+fn a_secondary_tells_of_checkpoints_and_its_loss_is_only_reported() {
+    let qemu = Qemu::heard_as(QemuRole::Secondary);
+    let mut monitor = qemu.negotiate("colo");
+    monitor.event("STOP");
+    monitor.event("RESUME");
+    assert_eq!(qemu.next(), Notice::Done);
+    drop(monitor);
+    assert!(matches!(qemu.next(), Notice::Lost { .. }));
+    // The next thing that is heard is its return.
+    let _again = qemu.negotiate("none");
 }
 
 #[test]

@@ -13,11 +13,11 @@ use super::ports::{self, Ports};
 use super::steering::Steering;
 use crate::cli::Failure;
 use crate::compare::{Comparator, Config};
-use crate::kernel::{Claim, Device, Pass};
-use crate::lane::{Command, Lane, LaneOptions, Wiring};
+use crate::kernel::{Claim, Device, FaultKind, Passing};
+use crate::lane::{Command, Lane, LaneOptions, Presence, Wiring};
 use crate::observe::{Event, LaneStatus};
 use crate::port::Port;
-use crate::port::spec::PortSpec;
+use crate::port::spec::{PortSpec, XdpSpec};
 
 /// Events that may wait for the supervisor; each is a divergence or a change of state.
 const EVENTS: usize = 4096;
@@ -44,17 +44,19 @@ pub(super) struct Assembled {
 pub(super) struct LaneHandle {
     commands: Sender<Command>,
     doorbell: Arc<EventFd>,
+    /// Whether the secondary's frames can come.
+    pub(super) secondary: Arc<Presence>,
     thread: Option<JoinHandle<Box<LaneStatus>>>,
-    _held: Held,
+    held: Held,
 }
 
 /// What a lane needs its output device to be while it runs.
 #[derive(Default)]
 struct Held {
-    /// Keeps other instances off.
+    /// Keeps other instances off the queue.
     _claim: Option<Claim>,
     /// Lets a zero-copy device transmit.
-    _pass: Option<Pass>,
+    passing: Option<Passing>,
 }
 
 impl LaneHandle {
@@ -76,6 +78,16 @@ impl LaneHandle {
         answer.recv_timeout(patience).map_err(|_| "the lane does not answer".to_owned())
     }
 
+    /// Sees to it that the output can go on sending, whatever became of its device and of others
+    /// who use it.
+    pub(super) fn tend_output(&mut self) {
+        if let Some(passing) = &mut self.held.passing
+            && let Err(error) = passing.tend()
+        {
+            tracing::warn!(%error, "the output's XDP program");
+        }
+    }
+
     /// Ends the lane and returns its last word.
     pub(super) fn stop(&mut self) -> Result<Box<LaneStatus>, Failure> {
         // A lane that has ended by itself panicked; joining tells.
@@ -93,8 +105,13 @@ pub(super) fn assemble(args: &Args) -> Result<Assembled, Failure> {
         let (lane, events) = start(args, ports, 0..=usize::MAX, Held::default())?;
         return Ok(Assembled { steering: Steering::attach(args)?, lane, events, obtained });
     }
-    let output = args.out.xdp().map(|spec| Device::find(&spec.device)).transpose()?;
-    let claim = args.out.xdp().map(|spec| Claim::take(&spec.device)).transpose()?;
+    let (output, claim) = match args.out.xdp() {
+        Some(spec) => {
+            let (device, claim) = take_output(spec)?;
+            (Some(device), Some(claim))
+        }
+        None => (None, None),
+    };
     for spec in [&args.primary, &args.secondary].into_iter().filter_map(|port| port.xdp()) {
         Device::find(&spec.device)?;
     }
@@ -104,16 +121,36 @@ pub(super) fn assemble(args: &Args) -> Result<Assembled, Failure> {
     let mut ports = ports::mixed(args, region, &steering.opener)?;
     let mut obtained = std::mem::take(&mut ports.obtained);
     obtained.extend(steering.obtained().map(|(device, mode)| format!("steer on {device}: {mode}")));
+    obtained.extend(steering.mirror_obtained());
     let lengths = output.as_ref().map_or(0..=usize::MAX, |device| {
         ETHERNET_HEADER..=ports.store.longest_sent().min(device.mtu as usize + LINK_HEADERS)
     });
-    let pass = output
+    let passing = output
         .filter(|_| ports.zero_copy_output)
-        .map(|device| Pass::attach(&device))
+        .map(|device| Passing::ensure(&device))
         .transpose()?;
-    let (lane, events) = start(args, ports, lengths, Held { _claim: claim, _pass: pass })?;
+    let (lane, events) = start(args, ports, lengths, Held { _claim: claim, passing })?;
     steering.register_opened()?;
     Ok(Assembled { steering, lane, events, obtained })
+}
+
+/// The output's device, with the queue that is sent on to this process alone.
+fn take_output(spec: &XdpSpec) -> Result<(Device, Claim), Failure> {
+    let device = Device::find(&spec.device)?;
+    let (queue, queues) = (*spec.queues.start(), device.tx_queues);
+    if queue >= queues {
+        // The kernel would bind the socket, and refuse each transmission.
+        let (name, wanted) = (&device.name, u64::from(queue) + 1);
+        return Err(Failure::of(
+            FaultKind::Device,
+            format!(
+                "{name} sends on {queues} queues, so there is no queue {queue} to send on: see \
+                 `ethtool -l {name}`; `ethtool -L {name} combined {wanted}` (or tx) may add some"
+            ),
+        ));
+    }
+    let claim = Claim::take_queue(&device.name, queue)?;
+    Ok((device, claim))
 }
 
 /// `lengths` are those of frames that the output takes.
@@ -134,7 +171,13 @@ where
         .map_err(internal)?;
     let (commands, orders) = crossbeam_channel::unbounded();
     let (events, heard) = crossbeam_channel::bounded(EVENTS);
-    let wiring = Wiring { commands: orders, doorbell: Arc::clone(&doorbell), events };
+    let secondary = Arc::new(Presence::default());
+    let wiring = Wiring {
+        commands: orders,
+        doorbell: Arc::clone(&doorbell),
+        events,
+        secondary: Arc::clone(&secondary),
+    };
     let options = lane_options(args, lengths);
     let config = comparator_config(args);
     let core = args.core;
@@ -150,7 +193,8 @@ where
             Lane::new(store, inputs, output, Comparator::new(config), options, wiring).run()
         })
         .map_err(|error| Failure::runtime(format!("starting the lane: {error}")))?;
-    Ok((LaneHandle { commands, doorbell, thread: Some(thread), _held: held }, heard))
+    let thread = Some(thread);
+    Ok((LaneHandle { commands, doorbell, secondary, thread, held }, heard))
 }
 
 fn lane_options(args: &Args, lengths: RangeInclusive<usize>) -> LaneOptions {

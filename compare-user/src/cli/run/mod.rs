@@ -1,6 +1,7 @@
 //! `colo-xdp run`: compare two guests' egress and release what matches.
 
 mod assembly;
+mod link;
 mod ports;
 mod steering;
 mod supervisor;
@@ -13,10 +14,13 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::log::Log;
+use super::loss::OnLoss;
 use super::{Failure, duration};
 use crate::checkpoint::{NotifySpec, QmpSpec};
 use crate::compare::AckGate;
-use crate::kernel::{BypassRule, EmptySlot};
+use crate::kernel::{
+    BypassRule, DEFAULT_PIN_DIRECTORY, EmptySlot, MirrorOptions, Mode, TunnelSpec, parse_mac,
+};
 use crate::lane::Polling;
 use crate::port::spec::PortSpec;
 
@@ -39,9 +43,19 @@ pub(super) struct Args {
     /// Where the secondary guest's egress comes from.
     #[arg(long, value_name = "PORT")]
     secondary: PortSpec,
-    /// Where released frames go.
+    /// Where released frames go. Comparators may share a NIC, on a queue each: queues=1-1.
     #[arg(long, value_name = "PORT")]
     out: PortSpec,
+    /// Copy what this NIC receives for the primary guest to the secondary, over the link that
+    /// --secondary names.
+    #[arg(long, value_name = "DEVICE")]
+    mirror: Option<String>,
+    /// An Ethernet address of the guest; repeatable. Not given: learned from what it sends.
+    #[arg(long, value_name = "MAC", requires = "mirror", value_parser = parse_mac)]
+    guest_mac: Vec<[u8; 6]>,
+    /// The link is a VXLAN tunnel: vni=N,local=ADDRESS,remote=ADDRESS[,port=4789].
+    #[arg(long, value_name = "TUNNEL")]
+    vxlan: Option<TunnelSpec>,
     /// Control socket for `ctl`; made with mode 0600.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -92,7 +106,11 @@ pub(super) struct Args {
     /// When COLO ends or its QMP connection is lost: go on holding, or release what the primary has
     /// held and let it pass uncompared.
     #[arg(long, value_enum, default_value = "hold", requires = "qmp")]
-    on_qmp_loss: OnQmpLoss,
+    on_qmp_loss: OnLoss,
+    /// When the secondary's device is gone or has no carrier, or the peer of its socket has left:
+    /// go on holding, or release what the primary has held and let it pass uncompared.
+    #[arg(long, value_enum, value_name = "ACTION", default_value = "hold")]
+    on_link_loss: OnLoss,
     /// Command for `sh -c` at a divergence, with COLO_XDP_REASON, COLO_XDP_FLOW and more in its
     /// environment; one at a time, at most one a second.
     #[arg(long, value_name = "COMMAND")]
@@ -106,9 +124,11 @@ pub(super) struct Args {
     /// How long a secondary datagram may be out of order; 0 reports at once.
     #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = duration::parse)]
     reorder_grace: Duration,
-    /// Which primary segments wait for the secondary's acknowledgement.
-    #[arg(long, value_enum, default_value = "payload")]
-    ack_gate: Gate,
+    /// Which primary segments wait for the secondary's acknowledgement: those with payload; all, bare
+    /// acknowledgements too; or as all, with those of the slower guest leaving in place of the other's,
+    /// so that a client repeats what the link has lost [default: slower with --mirror, else payload].
+    #[arg(long, value_enum, value_name = "SEGMENTS", hide_default_value = true)]
+    ack_gate: Option<Gate>,
     /// Flows tracked at once.
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     max_flows: u32,
@@ -130,21 +150,6 @@ enum OnExit {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnQmpLoss {
-    Hold,
-    Failover,
-}
-
-impl OnQmpLoss {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Hold => "hold",
-            Self::Failover => "failover",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OnOff {
     On,
     Off,
@@ -154,6 +159,7 @@ enum OnOff {
 enum Gate {
     Payload,
     All,
+    Slower,
 }
 
 fn frame_size(text: &str) -> Result<u32, String> {
@@ -181,6 +187,48 @@ impl Args {
         [&self.primary, &self.secondary, &self.out].iter().all(|port| port.xdp().is_some())
     }
 
+    /// The mirror that was asked for; `check` has found the devices that it takes.
+    fn mirror_options(&self) -> Option<MirrorOptions> {
+        let (primary, secondary) = (self.primary.xdp()?, self.secondary.xdp()?);
+        Some(MirrorOptions {
+            nic: self.mirror.clone()?,
+            mode: Mode::Auto,
+            primary: primary.device.clone(),
+            link: secondary.device.clone(),
+            macs: self.guest_mac.clone(),
+            tunnel: self.vxlan,
+            pin: DEFAULT_PIN_DIRECTORY.into(),
+            debug: self.debug_xdp,
+        })
+    }
+
+    /// The mirror copies between devices, and a device has one XDP program.
+    fn check_mirror(&self) -> Result<(), Failure> {
+        let devices = [("--primary", self.primary.xdp()), ("--secondary", self.secondary.xdp())];
+        if let Some(nic) = &self.mirror {
+            for (option, port) in devices {
+                let Some(port) = port else {
+                    return Err(Failure::usage(format!("--mirror: {option} must be xdp:DEVICE")));
+                };
+                if port.device == *nic {
+                    return Err(Failure::usage(format!(
+                        "--mirror and {option} both name {nic}: each needs a device of its own"
+                    )));
+                }
+            }
+        }
+        if self.ack_gate == Some(Gate::Slower) && self.vnet_hdr {
+            return Err(Failure::usage(
+                "--ack-gate slower: frames of the secondary leave too, and have lost their \
+                 --vnet-hdr headers",
+            ));
+        }
+        if self.vxlan.is_some() && self.secondary.xdp().is_none() {
+            return Err(Failure::usage("--vxlan: --secondary must be xdp:DEVICE"));
+        }
+        Ok(())
+    }
+
     fn polling(&self) -> Polling {
         match self.poll {
             Poll::Busy => Polling::Busy,
@@ -196,9 +244,11 @@ impl Args {
     }
 
     fn ack_gate(&self) -> AckGate {
-        match self.ack_gate {
+        let usual = if self.mirror.is_some() { Gate::Slower } else { Gate::Payload };
+        match self.ack_gate.unwrap_or(usual) {
             Gate::Payload => AckGate::Payload,
             Gate::All => AckGate::All,
+            Gate::Slower => AckGate::Slower,
         }
     }
 
@@ -216,6 +266,7 @@ impl Args {
                 )));
             }
         }
+        self.check_mirror()?;
         if !self.bypass.is_empty() && !self.can_bypass() {
             return Err(Failure::usage(format!("--bypass: {NO_BYPASS}")));
         }

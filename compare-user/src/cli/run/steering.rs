@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::Args;
 use crate::compare::Side;
 use crate::kernel::{
-    AttachOptions, BypassRule, DEFAULT_PIN_DIRECTORY, Device, KernelError, Role, Standalone, Steer,
+    AttachOptions, BypassRule, Copies, DEFAULT_PIN_DIRECTORY, Device, KernelError, Mirror, Role,
+    Standalone, Steer, Tally, TunnelSpec, spelled,
 };
 
 /// A socket that was opened for a queue of a device and is to be steered to.
@@ -26,9 +27,11 @@ struct Gate {
     steer: Option<Steer>,
 }
 
-/// A program for each input that is a device.
+/// A program for each input that is a device, and the mirror.
 pub(super) struct Steering {
     gates: Vec<Gate>,
+    mirror: Option<Mirror>,
+    tunnel: Option<TunnelSpec>,
     /// The output, if it is a device.
     output: Option<String>,
     output_lost: bool,
@@ -47,6 +50,7 @@ impl Steering {
             (Side::Primary, Role::Primary, &args.primary),
             (Side::Secondary, Role::Secondary, &args.secondary),
         ];
+        let mirror = args.mirror_options().map(Mirror::attach).transpose()?;
         let mut gates = Vec::new();
         for (side, role, port) in sides {
             let Some(spec) = port.xdp() else { continue };
@@ -57,6 +61,11 @@ impl Steering {
                 role,
                 output: output.as_ref().map(|device| device.index),
                 pin: Some(DEFAULT_PIN_DIRECTORY.into()),
+                tunnelled: role == Role::Secondary && args.vxlan.is_some(),
+                learner: mirror
+                    .as_ref()
+                    .filter(|_| role == Role::Primary)
+                    .and_then(Mirror::learner),
                 debug: args.debug_xdp,
             };
             let mut steer = Steer::attach(&options)?;
@@ -64,15 +73,42 @@ impl Steering {
             gates.push(Gate { side, options, steer: Some(steer) });
         }
         let (opener, opened) = crossbeam_channel::unbounded();
-        Ok(Self {
+        let mut steering = Self {
             gates,
+            mirror,
+            tunnel: args.vxlan,
             output: output.map(|device| device.name),
             output_lost: false,
             opened,
             opener,
             standalone: Standalone::Off,
             survivor: Side::Primary,
-        })
+        };
+        steering.update_tunnel()?;
+        Ok(steering)
+    }
+
+    /// Follows the devices of the mirror and the next hop of the tunnel; called ten times a second.
+    pub(super) fn maintain(&mut self) {
+        if let Err(error) = self.update_tunnel() {
+            tracing::warn!(%error, "the tunnel");
+        }
+        if let Some(mirror) = &mut self.mirror
+            && let Err(error) = mirror.refresh()
+        {
+            tracing::warn!(%error, device = mirror.nic(), "the mirror");
+        }
+    }
+
+    /// Tells the secondary's program what comes through the tunnel.
+    fn update_tunnel(&mut self) -> Result<(), KernelError> {
+        let Some(spec) = &self.tunnel else { return Ok(()) };
+        for gate in self.gates.iter_mut().filter(|gate| gate.side == Side::Secondary) {
+            if let Some(steer) = &mut gate.steer {
+                steer.set_tunnel(spec)?;
+            }
+        }
+        Ok(())
     }
 
     /// How each program is attached, for people.
@@ -81,6 +117,12 @@ impl Steering {
             let adopted = if steer.adopted() { ", taken over" } else { "" };
             (steer.device().name.as_str(), format!("{}{adopted}", steer.mode()))
         })
+    }
+
+    /// How the mirror is attached, for people.
+    pub(super) fn mirror_obtained(&self) -> Option<String> {
+        let mirror = self.mirror.as_ref()?;
+        Some(format!("mirror on {}: {}", mirror.nic(), mirror.mode()?))
     }
 
     fn steers(&self) -> impl Iterator<Item = &Steer> {
@@ -162,6 +204,13 @@ impl Steering {
                 })?;
             }
         }
+        if let Some(mirror) = &mut self.mirror {
+            mirror.set_copies(match (self.standalone, self.survivor) {
+                (Standalone::Off, _) => Copies::Both,
+                (_, Side::Primary) => Copies::PrimaryOnly,
+                (_, Side::Secondary) => Copies::SecondaryOnly,
+            })?;
+        }
         Ok(())
     }
 
@@ -179,14 +228,25 @@ impl Steering {
             let outcomes = steer.outcomes().map_err(|error| error.to_string())?;
             let counts: serde_json::Map<String, Value> = outcomes
                 .iter()
-                .map(|(outcome, tally)| {
-                    let counts = json!({ "packets": tally.packets, "bytes": tally.bytes });
-                    (outcome.name().to_owned(), counts)
-                })
+                .map(|(outcome, tally)| (outcome.name().to_owned(), counts(&tally)))
                 .collect();
             devices.insert(steer.device().name.clone(), Value::Object(counts));
         }
         Ok(Value::Object(devices))
+    }
+
+    /// What the mirror counted, and whose frames it copies; null without one.
+    pub(super) fn mirrored(&mut self) -> Result<Value, String> {
+        let Some(mirror) = &mut self.mirror else { return Ok(Value::Null) };
+        let describe = |error: KernelError| error.to_string();
+        let outcomes = mirror.outcomes().map_err(describe)?;
+        let counts: serde_json::Map<String, Value> = outcomes
+            .iter()
+            .map(|(outcome, tally)| (outcome.name().to_owned(), counts(tally)))
+            .collect();
+        let macs = mirror.macs().map_err(describe)?;
+        let macs: Vec<String> = macs.into_iter().map(spelled).collect();
+        Ok(json!({ "device": mirror.nic(), "outcomes": counts, "guest_macs": macs }))
     }
 
     pub(super) fn drain_debug_logs(&mut self) {
@@ -202,6 +262,14 @@ impl Steering {
                 steer.detach()?;
             }
         }
-        Ok(())
+        match self.mirror.take() {
+            Some(mirror) => mirror.detach(),
+            None => Ok(()),
+        }
     }
+}
+
+/// A tally, for programs to read.
+fn counts(tally: &Tally) -> Value {
+    json!({ "packets": tally.packets, "bytes": tally.bytes })
 }

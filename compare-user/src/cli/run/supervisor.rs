@@ -1,27 +1,29 @@
 //! Beside the lane: events, requests, signals, devices that come back, the orderly end.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never, select};
+use crossbeam_channel::{Receiver, select};
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::assembly::{Assembled, LaneHandle};
+use super::link::{LinkChange, LinkWatch};
 use super::steering::Steering;
 use super::takers::Takers;
-use super::{Args, NO_BYPASS, OnQmpLoss};
+use super::{Args, NO_BYPASS};
 use crate::checkpoint::Notice;
 use crate::cli::Failure;
 use crate::cli::log::Log;
+use crate::cli::loss::OnLoss;
+use crate::cli::service::{Service, tell};
 use crate::compare::Side;
-use crate::control::{Call, Request, Server};
+use crate::control::Request;
 use crate::kernel::{BypassRule, Standalone};
 use crate::lane::{Command, Flushed};
 use crate::observe::Event;
 
-/// How often lost devices are looked for.
+/// How often devices are looked at, and looked for when they are lost. A lost link is reported at
+/// most this late.
 const SEARCH: Duration = Duration::from_millis(100);
 
 /// Longest wait for a lane's answer.
@@ -32,6 +34,8 @@ struct Supervisor<'a> {
     steering: Steering,
     lane: LaneHandle,
     takers: Takers,
+    link: LinkWatch,
+    next_look: Instant,
     log: Log,
     rules: Vec<BypassRule>,
     /// A port was lost and is not back.
@@ -41,18 +45,19 @@ struct Supervisor<'a> {
 /// Runs until a signal asks for the end, then flushes, detaches and sums up.
 pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<ExitCode, Failure> {
     let Assembled { steering, lane, events, obtained } = assembled;
-    let signals = watch_signals()?;
-    let (server, calls) = start_control(args)?;
+    let service = Service::start(args.control.as_deref())?;
     let (takers, notices) = Takers::start(args)?;
     let rules = args.bypass.clone();
-    let mut supervisor = Supervisor { args, steering, lane, takers, log, rules, searching: false };
+    let link = LinkWatch::new(&args.secondary);
+    let next_look = Instant::now();
+    let mut supervisor =
+        Supervisor { args, steering, lane, takers, link, next_look, log, rules, searching: false };
     if args.standalone {
         supervisor.failover(Side::Primary).map_err(Failure::runtime)?;
     }
-    let control = args.control.as_ref().map(|path| path.display().to_string());
-    tell(args.json, &Event::Ready { ports: obtained, control });
-    let ended = supervisor.watch(&events, &calls, &notices, &signals);
-    drop(server);
+    tell(args.json, &Event::Ready { ports: obtained, control: service.control() });
+    let ended = supervisor.watch(&events, &service, &notices);
+    drop(service);
     // Takers that wait for a notice to be read see that nobody will.
     drop(notices);
     match ended {
@@ -62,56 +67,39 @@ pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<E
     }
 }
 
-fn watch_signals() -> Result<Receiver<i32>, Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|error| Failure::runtime(format!("watching signals: {error}")))?;
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    std::thread::spawn(move || {
-        for signal in signals.forever() {
-            let _ = sender.try_send(signal);
-        }
-    });
-    Ok(receiver)
-}
-
-fn start_control(args: &Args) -> Result<(Option<Server>, Receiver<Call>), Failure> {
-    let Some(path) = &args.control else {
-        return Ok((None, never()));
-    };
-    let (sender, calls) = crossbeam_channel::bounded(16);
-    let server = Server::start(path, sender)
-        .map_err(|error| Failure::runtime(format!("control socket {}: {error}", path.display())))?;
-    Ok((Some(server), calls))
-}
-
 impl Supervisor<'_> {
     fn watch(
         &mut self,
         events: &Receiver<Event>,
-        calls: &Receiver<Call>,
+        service: &Service,
         notices: &Receiver<Notice>,
-        signals: &Receiver<i32>,
     ) -> Result<(), Failure> {
+        let mut last = Instant::now();
         loop {
             select! {
                 recv(events) -> event => match event {
                     Ok(event) => self.heed(&event),
                     Err(_) => return Err(Failure::runtime("the lane ended by itself")),
                 },
-                recv(calls) -> call => if let Ok(call) = call {
+                recv(service.calls) -> call => if let Ok(call) = call {
                     let answer = self.answer(call.request);
                     let _ = call.reply.send(answer);
                 },
                 recv(notices) -> notice => if let Ok(notice) = notice {
                     self.act_on(notice);
                 },
-                recv(signals) -> _ => return Ok(()),
+                recv(service.signals) -> _ => return Ok(()),
                 default(SEARCH) => {}
             }
             if self.searching {
                 self.search();
             }
+            self.look_around();
             self.steering.drain_debug_logs();
+            if last.elapsed() >= SEARCH {
+                last = Instant::now();
+                self.steering.maintain();
+            }
         }
     }
 
@@ -142,14 +130,45 @@ impl Supervisor<'_> {
             Notice::ColoEnded { cause } => {
                 let action = self.args.on_qmp_loss;
                 tell(self.args.json, &Event::ColoEnded { cause, action: action.name() });
-                let comparing = self.steering.standalone == Standalone::Off;
-                if action == OnQmpLoss::Failover
-                    && comparing
-                    && let Err(error) = self.failover(Side::Primary)
-                {
-                    tracing::error!(error, "failover");
-                }
+                self.lose_secondary(action);
             }
+        }
+    }
+
+    /// Looks at devices, if it is time for it.
+    fn look_around(&mut self) {
+        let now = Instant::now();
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + SEARCH;
+        self.look_at_link();
+        self.lane.tend_output();
+    }
+
+    /// Tells when the secondary's frames can come no longer, and when they can again.
+    fn look_at_link(&mut self) {
+        match self.link.look(&self.lane.secondary) {
+            Some(LinkChange::Lost { device, cause }) => {
+                let action = self.args.on_link_loss;
+                tell(self.args.json, &Event::LinkLost { device, cause, action: action.name() });
+                self.lose_secondary(action);
+            }
+            Some(LinkChange::Restored { device }) => {
+                tell(self.args.json, &Event::LinkRestored { device });
+            }
+            None => {}
+        }
+    }
+
+    /// There is no second guest any more, as far as can be told.
+    fn lose_secondary(&mut self, action: OnLoss) {
+        let comparing = self.steering.standalone == Standalone::Off;
+        if action == OnLoss::Failover
+            && comparing
+            && let Err(error) = self.failover(Side::Primary)
+        {
+            tracing::error!(error, "failover");
         }
     }
 
@@ -181,6 +200,7 @@ impl Supervisor<'_> {
                 let status = self.lane.ask(Command::Status, ANSWER)?;
                 let mut value = serde_json::to_value(&*status).map_err(|e| e.to_string())?;
                 value["steer"] = self.steering.outcomes()?;
+                value["mirror"] = self.steering.mirrored()?;
                 value["checkpoint"] = self.takers.status();
                 Ok(value)
             }
@@ -189,7 +209,9 @@ impl Supervisor<'_> {
                 Ok(json!({ "flows": flows }))
             }
             Request::Checkpoint => Ok(flushed(self.lane.ask(Command::Checkpoint, ANSWER)?)),
-            Request::Failover { survivor } => self.failover(survivor).map(flushed),
+            Request::Failover { survivor } => {
+                self.failover(survivor.unwrap_or(Side::Primary)).map(flushed)
+            }
             Request::Rearm => self.rearm(),
             Request::BypassAdd { rule } => {
                 let rule: BypassRule = parse(&rule)?;
@@ -257,17 +279,6 @@ impl Supervisor<'_> {
         let frames_unaccounted = status.frames.unaccounted;
         tell(self.args.json, &Event::Summary { status, frames_unaccounted });
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn tell(json: bool, event: &Event) {
-    if !json {
-        println!("{event}");
-        return;
-    }
-    match serde_json::to_string(event) {
-        Ok(line) => println!("{line}"),
-        Err(error) => tracing::error!(%error, "an event cannot be written as JSON"),
     }
 }
 

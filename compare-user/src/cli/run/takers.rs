@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::Args;
 use crate::checkpoint::notify::{self, NotifyStatus};
-use crate::checkpoint::qmp::{self, QmpStatus};
+use crate::checkpoint::qmp::{self, QemuRole, QmpStatus};
 use crate::checkpoint::{Agent, NOTICES, Notice, OnDivergence};
 use crate::cli::Failure;
 use crate::observe::DivergenceReport;
@@ -33,7 +33,7 @@ impl Takers {
         };
         let qmp = match &args.qmp {
             Some(spec) => Some(
-                qmp::start(spec, notices.clone())
+                qmp::start(spec, QemuRole::Primary, notices.clone())
                     .map_err(|error| Failure::runtime(format!("--qmp: {error}")))?,
             ),
             None => None,

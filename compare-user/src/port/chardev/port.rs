@@ -438,6 +438,10 @@ impl<S: Memory> Port for ChardevPort<S> {
         self.link.is_connected()
     }
 
+    fn was_up(&self) -> bool {
+        self.counts.connections > 0
+    }
+
     fn has_back_pressure(&self) -> bool {
         true
     }

@@ -13,21 +13,34 @@ struct Scene {
 
 impl Scene {
     fn connected() -> Self {
+        Self::connected_to(QemuRole::Primary)
+    }
+
+    fn connected_to(role: QemuRole) -> Self {
         let now = Instant::now();
-        let mut session = Session::new("unix:/q".into(), now);
+        let mut session = Session::new("unix:/q".into(), role, now);
         session.connected(now);
         Self { session, now }
     }
 
     /// Negotiated; the first look at the migration is answered with `status`.
     fn with_migration(status: &str) -> Self {
-        let mut scene = Self::connected();
+        Self::as_seen(QemuRole::Primary, status)
+    }
+
+    /// As [`Scene::with_migration`], on the secondary's side.
+    fn secondary(status: &str) -> Self {
+        Self::as_seen(QemuRole::Secondary, status)
+    }
+
+    fn as_seen(role: QemuRole, status: &str) -> Self {
+        let mut scene = Self::connected_to(role);
         scene.hear(GREETING);
         scene.answer("qmp_capabilities", json!({}));
         let asked = scene.sent();
         scene.session.effects.retain(|effect| *effect != Effect::Ready);
         scene.reply(&asked, "query-migrate", json!({ "status": status }));
-        scene.reply(&asked, "query-colo-status", json!({ "mode": "primary" }));
+        scene.reply(&asked, "query-colo-status", json!({ "mode": role.mode() }));
         scene
     }
 
@@ -232,6 +245,74 @@ fn the_exit_of_a_secondary_is_not_acted_on() {
     let mut scene = Scene::with_migration("completed");
     scene.hear(r#"{"event":"COLO_EXIT","data":{"mode":"secondary","reason":"request"}}"#);
     assert_eq!(scene.told(), []);
+}
+
+#[test]
+fn a_secondary_s_resume_in_colo_is_a_checkpoint() {
+    let mut scene = Scene::secondary("colo");
+    assert_eq!(scene.session.status.colo_mode.as_deref(), Some("secondary"));
+    for _ in 0..2 {
+        scene.event("STOP");
+        assert_eq!(scene.told(), []);
+        scene.event("RESUME");
+        assert_eq!(scene.told(), [Effect::CheckpointDone]);
+    }
+    assert_eq!(scene.session.status.checkpoints, 2);
+}
+
+#[test]
+fn a_secondary_that_is_still_being_filled_resumes_without_a_checkpoint() {
+    let mut scene = Scene::secondary("active");
+    scene.event("RESUME");
+    scene.answer("query-migrate", json!({ "status": "active" }));
+    assert_eq!(scene.told(), []);
+    // Unless it turns out to be in COLO already.
+    scene.event("RESUME");
+    scene.answer("query-migrate", json!({ "status": "colo" }));
+    assert_eq!(scene.told(), [Effect::CheckpointDone]);
+}
+
+#[test]
+fn a_secondary_is_never_asked_for_a_checkpoint() {
+    let mut scene = Scene::secondary("colo");
+    scene.session.request(scene.now);
+    scene.event("STOP");
+    scene.session.request(scene.now);
+    scene.event("RESUME");
+    assert_eq!(scene.sent(), [] as [Value; 0]);
+    scene.session.disconnected("gone");
+    scene.session.connected(scene.now);
+    scene.hear(GREETING);
+    scene.answer("qmp_capabilities", json!({}));
+    let asked = scene.sent();
+    assert!(asked.iter().all(|q| q["execute"].as_str().expect("a name").starts_with("query-")));
+}
+
+#[test]
+fn the_exit_of_a_secondary_that_takes_over_ends_colo_and_its_later_resume_is_no_checkpoint() {
+    let mut scene = Scene::secondary("colo");
+    scene.event("STOP");
+    scene.hear(r#"{"event":"COLO_EXIT","data":{"mode":"secondary","reason":"request"}}"#);
+    assert_eq!(scene.told(), [Effect::ColoEnded("COLO_EXIT, reason request".into())]);
+    // It goes on with the state that it has: its numbers are not the primary's.
+    scene.event("RESUME");
+    assert_eq!(scene.told(), []);
+}
+
+#[test]
+fn the_exit_of_a_primary_is_not_acted_on_where_a_secondary_is_expected() {
+    let mut scene = Scene::secondary("colo");
+    scene.hear(r#"{"event":"COLO_EXIT","data":{"mode":"primary","reason":"error"}}"#);
+    assert_eq!(scene.told(), []);
+}
+
+#[test]
+fn a_lost_secondary_ends_nothing() {
+    let mut scene = Scene::secondary("colo");
+    scene.session.disconnected("it closed the connection");
+    assert_eq!(scene.told(), []);
+    let status = &scene.session.status;
+    assert_eq!((status.connected, status.in_colo, status.lost), (false, false, 1));
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! What the subcommands that run until they are told to end have in common: signals, a control
+//! socket, events on standard output.
+
+use std::path::Path;
+
+use crossbeam_channel::{Receiver, never};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::Failure;
+use crate::control::{Call, Server};
+use crate::observe::Event;
+
+/// Requests that may wait for their answers.
+const CALLS: usize = 16;
+
+/// Ways to talk to the process. Dropping it closes the control socket.
+pub(super) struct Service {
+    /// SIGINT, SIGTERM or SIGHUP: the end is wanted.
+    pub(super) signals: Receiver<i32>,
+    /// What clients of the control socket ask.
+    pub(super) calls: Receiver<Call>,
+    /// The control socket, as events name it.
+    control: Option<String>,
+    _server: Option<Server>,
+}
+
+impl Service {
+    /// Watches signals and, if there is to be one, listens on the control socket.
+    ///
+    /// # Errors
+    /// When the control socket cannot be had.
+    pub(super) fn start(control: Option<&Path>) -> Result<Self, Failure> {
+        let signals = watch_signals()?;
+        let (server, calls) = match control {
+            Some(path) => listen(path).map(|(server, calls)| (Some(server), calls))?,
+            None => (None, never()),
+        };
+        let control = control.map(|path| path.display().to_string());
+        Ok(Self { signals, calls, control, _server: server })
+    }
+
+    /// Where the control socket is.
+    pub(super) fn control(&self) -> Option<String> {
+        self.control.clone()
+    }
+}
+
+fn watch_signals() -> Result<Receiver<i32>, Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| Failure::runtime(format!("watching signals: {error}")))?;
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            let _ = sender.try_send(signal);
+        }
+    });
+    Ok(receiver)
+}
+
+fn listen(path: &Path) -> Result<(Server, Receiver<Call>), Failure> {
+    let (sender, calls) = crossbeam_channel::bounded(CALLS);
+    let server = Server::start(path, sender)
+        .map_err(|error| Failure::runtime(format!("control socket {}: {error}", path.display())))?;
+    Ok((server, calls))
+}
+
+/// Tells whoever reads standard output: a line for people, or one JSON object.
+pub(super) fn tell(json: bool, event: &Event) {
+    if !json {
+        println!("{event}");
+        return;
+    }
+    match serde_json::to_string(event) {
+        Ok(line) => println!("{line}"),
+        Err(error) => tracing::error!(%error, "an event cannot be written as JSON"),
+    }
+}
