@@ -2,9 +2,11 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -16,6 +18,12 @@ use crate::Result;
 /// enough for a few retransmissions of a lost SYN (after 1, 3 and 7 s), and for the comparator's
 /// timeout.
 pub(super) const PATIENCE: Duration = Duration::from_secs(25);
+
+/// How long an earlier connection on the same port may take to end: a few retransmissions of its
+/// last segment.
+const ENDING: Duration = Duration::from_secs(5);
+/// Between two looks at whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Connects to `there`, from port `from` if given; reads and writes on it have an end.
 ///
@@ -33,11 +41,25 @@ pub fn connect(from: Option<u16>, there: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// As [`connect`], from port `from`, which an earlier connection may have used.
+/// As [`connect`], from port `from`, which an earlier connection to the same service may have used:
+/// its end is waited for, that is the other side's last acknowledgement.
 ///
 /// # Errors
 /// As [`connect`].
 pub fn connect_from(from: u16, there: SocketAddr) -> Result<TcpStream> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        match try_connect_from(from, there) {
+            Err(Errno::EADDRNOTAVAIL) if Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
+            outcome => {
+                return outcome
+                    .with_context(|| format!("cannot connect from port {from} to {there}"));
+            }
+        }
+    }
+}
+
+fn try_connect_from(from: u16, there: SocketAddr) -> nix::Result<TcpStream> {
     let family = if there.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
@@ -49,10 +71,8 @@ pub fn connect_from(from: u16, there: SocketAddr) -> Result<TcpStream> {
     } else {
         (std::net::Ipv6Addr::UNSPECIFIED, from).into()
     };
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(any))
-        .with_context(|| format!("cannot use port {from}"))?;
-    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(there))
-        .with_context(|| format!("cannot connect from port {from} to {there}"))?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(there))?;
     Ok(socket.into())
 }
 

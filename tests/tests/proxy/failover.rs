@@ -113,9 +113,8 @@ fn the_secondary_is_lost_and_the_comparator_sees_it() -> Result {
 fn the_primary_is_lost() -> Result {
     needs_root!();
     for distant_numbers in [false, true] {
-        // Nothing that the client thinks delivered may be missing on the secondary.
         let plan = Plan { distant_numbers, ..Plan::default() };
-        let mut pair = Pair::new(plan, &["--ack-gate", "all"])?;
+        let mut pair = Pair::new(plan, &[])?;
         let under_way = UnderWay::begin(&pair)?;
         pair.lose_primary()?;
         std::thread::sleep(Duration::from_millis(500));

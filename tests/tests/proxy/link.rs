@@ -17,7 +17,7 @@ fn crowd() -> Crowd {
 #[test]
 fn an_interruption_shorter_than_the_timeout_is_only_a_delay() -> Result {
     needs_root!();
-    let mut pair = Pair::new(Plan::default(), &["--ack-gate", "all"])?;
+    let mut pair = Pair::new(Plan::default(), &[])?;
     let progress = Progress::default();
     let watched = progress.clone();
     let [server, _] = pages();
@@ -41,7 +41,7 @@ fn an_interruption_shorter_than_the_timeout_is_only_a_delay() -> Result {
 fn a_cut_inside_the_link_is_only_a_delay_too() -> Result {
     needs_root!();
     let plan = Plan { link_wire: Some(6), ..Plan::default() };
-    let pair = Pair::new(plan, &["--ack-gate", "all"])?;
+    let pair = Pair::new(plan, &[])?;
     for server in pages() {
         let progress = Progress::default();
         let watched = progress.clone();
@@ -60,7 +60,7 @@ fn a_cut_inside_the_link_is_only_a_delay_too() -> Result {
 
 fn routed(family: Family) -> Result {
     let plan = Plan { link: Link::Routed(family), distant_numbers: true, ..Plan::default() };
-    let pair = Pair::new(plan, &["--ack-gate", "all"])?;
+    let pair = Pair::new(plan, &[])?;
     pair.client().run(|| Ok(crowd().run(&pages())))?.check(300)?;
     for (seed, server) in (400..).step_by(10).zip(pages()) {
         both_ways(&pair, server, seed, 20_000_000)?;
@@ -87,7 +87,7 @@ fn encapsulated_over_a_routed_network_that_loses_and_reorders() -> Result {
     for family in Family::BOTH {
         let link = Link::Routed(family);
         let plan = Plan { link, link_wire: Some(7), ..Plan::default() };
-        let pair = Pair::new(plan, &["--ack-gate", "all"])?;
+        let pair = Pair::new(plan, &[])?;
         pair.network.link_wire().impair_both(Impairment::BAD_PATH);
         for (seed, server) in (500..).step_by(10).zip(pages()) {
             both_ways(&pair, server, seed, 4_000_000)?;

@@ -30,7 +30,7 @@ fn two_thousand_connections_thirty_two_at_a_time() -> Result {
 fn the_guests_numbers_may_be_as_far_apart_as_they_like() -> Result {
     needs_root!();
     let plan = Plan { distant_numbers: true, ..Plan::default() };
-    let pair = Pair::new(plan, &["--ack-gate", "all"])?;
+    let pair = Pair::new(plan, &[])?;
     let tally = pair.client().run(|| Ok(crowd(600).run(&pages())))?;
     tally.check(600)?;
     finish_identical(pair)?;
