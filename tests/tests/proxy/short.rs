@@ -21,7 +21,7 @@ fn two_thousand_connections_thirty_two_at_a_time() -> Result {
     tally.check(2_000)?;
     let relay = pair.relay().status()?;
     assert_eq!(relay.count("connections.evicted"), 0, "{}", relay.0);
-    assert!(relay.count("connections.handshakes") >= 2_000, "{}", relay.0);
+    assert!(relay.count("connections.learned") >= 2_000, "{}", relay.0);
     finish_identical(pair)?;
     Ok(())
 }
