@@ -16,15 +16,17 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{classifier, map, xdp};
-use aya_ebpf::maps::{Array, DevMap, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, DevMap, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use compare_ebpf::rewrite::RST;
 use compare_ebpf::{
-    FAMILY_IPV6, GUEST_SLOTS, GuestMac, LEARNED_MACS, LONGEST_CLONE, MAC_SLOTS, MirrorGuest,
-    MirrorOutcome, OUTER_IPV4, OUTER_IPV6, REINJECTED, Tally, Tunnel,
+    ConnectionKey, FAMILY_IPV6, GUEST_SLOTS, GuestMac, LEARNED_MACS, LONGEST_CLONE, MAC_SLOTS,
+    MirrorGuest, MirrorOutcome, OUTER_IPV4, OUTER_IPV6, REINJECTED, RESETS_BYTES, Tally, Tunnel,
 };
 
 use crate::bytes::{length, load};
 use crate::classifier::{make_whole, prepend, set_mark};
+use crate::headers::{Flow, IPV4, Piece, TCP};
 use crate::tunnel;
 
 /// The guest of an Ethernet address, as its slot. Shared by all processes on the NIC.
@@ -48,9 +50,17 @@ static COPIES: DevMap = DevMap::with_max_entries(2, 0);
 static MIRROR_OUTCOMES: PerCpuArray<Tally> =
     PerCpuArray::with_max_entries(MirrorOutcome::ALL.len() as u32, 0);
 
+/// Connections that the network has reset: the comparator need not wait for what the guests will not
+/// say any more. What does not fit is not told.
+#[map]
+static RESETS: RingBuf = RingBuf::with_byte_size(RESETS_BYTES, 0);
+
 /// Slots of `COPIES`.
 const PRIMARY: u32 = 0;
 const LINK: u32 = 1;
+
+/// Offset of the flags in a TCP header.
+const FLAGS: u32 = 13;
 
 /// The guest's slot, fixed when its programs are loaded.
 #[unsafe(no_mangle)]
@@ -96,6 +106,9 @@ fn mirror_guest(frame: XdpContext) -> u32 {
     if !primary {
         return redirect(&frame, LINK, MirrorOutcome::LinkOnly);
     }
+    if is_reset(&frame) {
+        tell_reset(&frame);
+    }
     let flags = u64::from(BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS);
     tally(&frame, MirrorOutcome::Mirrored);
     COPIES.redirect(0, flags).unwrap_or_else(|action| action)
@@ -113,6 +126,54 @@ fn wrap_copy(frame: XdpContext) -> u32 {
             XDP_DROP
         }
     }
+}
+
+/// The beginning of an untagged TCP segment over IPv4 without options.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Plain {
+    _addresses: [u8; 12],
+    ethertype: u16,
+    version_and_length: u8,
+    _before_protocol: [u8; 8],
+    protocol: u8,
+    _before_flags: [u8; 23],
+    flags: u8,
+}
+
+/// Whether the frame may be a TCP reset. One copy of its beginning answers for most of them.
+#[inline(always)]
+fn is_reset(frame: &XdpContext) -> bool {
+    match load::<Plain>(frame, 0) {
+        Some(plain) if plain.ethertype == IPV4 && plain.version_and_length == 0x45 => {
+            plain.protocol == TCP && plain.flags & RST != 0
+        }
+        // `tell_reset` looks closer.
+        _ => true,
+    }
+}
+
+/// Tells the comparator of a reset, if the frame is one.
+#[inline(always)]
+fn tell_reset(frame: &XdpContext) {
+    let Some(flow) = Flow::of(frame) else { return };
+    if flow.protocol != TCP || flow.piece != Piece::Whole {
+        return;
+    }
+    let Some(flags) = load::<u8>(frame, flow.transport + FLAGS) else { return };
+    if flags & RST == 0 {
+        return;
+    }
+    let key = ConnectionKey {
+        guest: flow.destination,
+        remote: flow.source,
+        guest_port: flow.destination_port,
+        remote_port: flow.source_port,
+        tags: flow.tags,
+        family: flow.family,
+        reserved: [0; 3],
+    };
+    let _ = RESETS.output::<ConnectionKey>(key, 0);
 }
 
 /// Sends to one device, or drops and counts that.

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
 
 use crate::compare::{Checksum, Comparator, Discard, Divergence, Release, Side, Sink, Timestamp};
-use crate::frame::{FrameStore, Headers, checksum};
+use crate::frame::{FlowKey, FrameStore, Headers, checksum};
 use crate::observe::{Books, DivergenceReport, Event, FlowStatus, LaneStatus, PortStatus};
 use crate::port::{FrameOf, Memory, Port, PortError};
 
@@ -53,6 +53,8 @@ pub enum Command {
     Checkpoint(Sender<Flushed>),
     /// One side is lost: flush and pass the survivor's frames.
     Failover(Side, Sender<Flushed>),
+    /// The other ends of these connections have reset them.
+    Reset(Vec<FlowKey>),
     /// Compare again.
     Rearm(Sender<()>),
     /// Report the state.
@@ -558,6 +560,10 @@ impl<P: Port> Lane<P> {
                 self.decisions.tell(Event::Standalone { survivor, released: flushed.released });
                 let _ = reply.send(flushed);
             }
+            Command::Reset(keys) => {
+                let (store, sink) = (&self.store, &mut self.decisions);
+                self.comparator.connections_reset(&keys, now, store, sink);
+            }
             Command::Rearm(reply) => {
                 self.comparator.rearm();
                 self.decisions.tell(Event::Rearmed);
@@ -597,7 +603,7 @@ impl<P: Port> Lane<P> {
         Box::new(LaneStatus {
             counters,
             held: counters.held(),
-            secondary_dropped: counters.discarded - counters.superseded,
+            secondary_dropped: counters.discarded - counters.superseded - counters.reset,
             lost: counters.lost + input_dropped + self.oversized + self.runts + self.unsent,
             checksums_completed: self.checksums_completed,
             oversized: self.oversized,

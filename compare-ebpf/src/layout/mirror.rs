@@ -22,6 +22,9 @@ pub const LONGEST_CLONE: u32 = 3400;
 /// own; the lowest byte is the guest's slot.
 pub const REINJECTED: u32 = 0xc010_5500;
 
+/// Bytes of the `RESETS` ring: room for a thousand connections between two looks.
+pub const RESETS_BYTES: u32 = 65_536;
+
 /// An Ethernet address as a map key.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

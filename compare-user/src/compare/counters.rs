@@ -21,11 +21,13 @@ pub struct Counters {
     pub acknowledged_by_secondary: u64,
     /// Frames of either side that contradict themselves.
     pub malformed: u64,
-    /// Secondary frames (after failover: the lost side's) given back to memory, and acknowledgements
-    /// of the primary that later ones have replaced.
+    /// Frames given back to memory: the secondary's (after failover: the lost side's), and of the
+    /// primary's those of the next two counts.
     pub discarded: u64,
-    /// The latter.
+    /// Acknowledgements of the primary that later ones have replaced.
     pub superseded: u64,
+    /// Segments of the primary held in connections that the other end has reset.
+    pub reset: u64,
     /// Frames dropped at a limit: output that a guest produced and nobody will see.
     pub lost: u64,
     /// Flows found divergent, counted once per flow and checkpoint.

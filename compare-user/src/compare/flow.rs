@@ -271,6 +271,19 @@ impl FlowTable {
         }
     }
 
+    /// The flow of `key`, if it is tracked.
+    pub(super) fn find(&self, key: &FlowKey) -> Option<u32> {
+        let mut entry = self.buckets[self.bucket(self.hash(key))];
+        while entry != 0 {
+            let flow = &self.flows[entry as usize - 1];
+            if flow.key.is(key) {
+                return Some(entry - 1);
+            }
+            entry = flow.chained;
+        }
+        None
+    }
+
     /// The flow of `key`, added as `kind` if it is new.
     #[inline]
     pub(super) fn find_or_add(

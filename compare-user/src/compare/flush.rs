@@ -6,7 +6,7 @@ use super::segments::Segments;
 use super::turn::{Call, Turn};
 use super::verdict::{Checksum, Discard, Release, Side, Sink};
 use super::{Comparator, Timestamp};
-use crate::frame::{FrameStore, Headers};
+use crate::frame::{FlowKey, FrameStore, Headers};
 
 impl<F> Comparator<F> {
     /// The guests are equal: every held primary frame leaves, oldest first; every waiting
@@ -29,6 +29,51 @@ impl<F> Comparator<F> {
     {
         self.flush(survivor, &mut Call { store, sink, now });
         self.standalone = Some(survivor);
+    }
+
+    /// The other end has reset these connections, and both guests have had the time to say what they
+    /// had begun to say: what is held of them is dropped, for one guest may have said more than the
+    /// other. A connection that has begun anew meanwhile is left alone.
+    pub fn connections_reset<S, K>(
+        &mut self,
+        keys: &[FlowKey],
+        now: Timestamp,
+        store: &S,
+        sink: &mut K,
+    ) where
+        S: FrameStore<Frame = F>,
+        K: Sink<S>,
+    {
+        let turn = &mut Call { store, sink, now };
+        for key in keys {
+            let Some(flow) = self.flows.find(key) else { continue };
+            self.bring_up_to_date(flow);
+            if let Kind::Stream(stream) = &self.flows.get(flow).kind
+                && !stream.waits_for_syn()
+                && stream.next.is_empty()
+            {
+                self.drop_held(flow, turn);
+            }
+        }
+    }
+
+    /// Drops what both sides have held of a stream.
+    fn drop_held(&mut self, flow: u32, turn: &mut impl Turn<F>) {
+        loop {
+            let stream = self.flows.get_mut(flow).stream();
+            let record = match stream.gated.head {
+                NIL => stream
+                    .primary
+                    .remove_first(&mut self.slab)
+                    .or_else(|| stream.secondary.remove_first(&mut self.slab)),
+                gated => {
+                    self.slab.dequeue(&mut stream.gated, gated);
+                    Some(gated)
+                }
+            };
+            let Some(record) = record else { return };
+            self.discard_held(record, Discard::Reset, turn);
+        }
     }
 
     /// Two equal guests run again: compare from here on. What was known of the streams is

@@ -404,6 +404,7 @@ impl<F> Comparator<F> {
         } else {
             self.counters.discarded += 1;
             self.counters.superseded += u64::from(why == Discard::Superseded);
+            self.counters.reset += u64::from(why == Discard::Reset && side == Side::Primary);
         }
         turn.discard(frame, side, why);
     }

@@ -86,6 +86,9 @@ pub enum Discard {
     LateCopy,
     /// A primary's acknowledgement that waited when a later one came.
     Superseded,
+    /// A segment held in a connection that the other end has reset: nobody waits for it. Should the
+    /// reset have been refused, TCP sends it again.
+    Reset,
     /// A waiting secondary frame when a flush, failover or new incarnation dropped it.
     Flushed,
     /// The flow's queue was full.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::Hasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use compare_ebpf::ConnectionKey;
 use etherparse::{IpNumber, ip_number};
 use rapidhash::inner::RapidHasher;
 use serde::{Serialize, Serializer};
@@ -54,6 +55,30 @@ impl FlowKey {
         fragment: 0,
         reserved: [0; 3],
     };
+
+    /// The guest's egress in a TCP connection that an XDP program has named.
+    #[must_use]
+    pub fn of_connection(connection: &ConnectionKey) -> Self {
+        let bytes = |words: [u32; 4]| {
+            let mut bytes = [0; 16];
+            for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+                to.copy_from_slice(&word.to_ne_bytes());
+            }
+            bytes
+        };
+        let tag = |tag: u16| if tag == 0 { NO_TAG } else { u16::from_be(tag) };
+        let [outer, inner] = connection.tags.map(tag);
+        Self {
+            source: bytes(connection.guest),
+            destination: bytes(connection.remote),
+            vlan: [outer, inner, NO_TAG],
+            source_port: u16::from_be(connection.guest_port),
+            destination_port: u16::from_be(connection.remote_port),
+            protocol: ip_number::TCP.0,
+            family: connection.family,
+            ..Self::NONE
+        }
+    }
 
     /// The source address.
     #[must_use]

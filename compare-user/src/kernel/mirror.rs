@@ -11,9 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::{HashMap, ProgramArray};
+use aya::maps::{HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::ProgramFd;
-use compare_ebpf::{GUEST_SLOTS, GuestMac, MirrorGuest, MirrorOutcome, Tally};
+use compare_ebpf::{ConnectionKey, GUEST_SLOTS, GuestMac, MirrorGuest, MirrorOutcome, Tally};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::attach::{AttachedMode, Attachment, Behind, Mode};
@@ -83,7 +83,6 @@ pub enum Copies {
 }
 
 /// One guest's mirror on a NIC. Dropping it is what a crash does: the mirror goes on.
-#[derive(Debug)]
 pub struct Mirror {
     options: MirrorOptions,
     maps: PathBuf,
@@ -92,6 +91,7 @@ pub struct Mirror {
     /// Gone while the NIC is.
     on_nic: Option<OnNic>,
     guest: Ebpf,
+    resets: RingBuf<MapData>,
     copies: Copies,
     /// What the programs were told last.
     told: MirrorGuest,
@@ -125,6 +125,9 @@ impl Mirror {
         let mut guest = Instance::of(constants).sharing(&maps, SHARED).load()?;
         let program = loaded(&mut guest, "mirror_guest")?;
         loaded(&mut guest, "wrap_copy")?;
+        let resets = guest.take_map("RESETS").and_then(|map| RingBuf::try_from(map).ok());
+        let resets =
+            resets.ok_or_else(|| KernelError::failed("RESETS", "opening", "not in the object"))?;
         let told = MirrorGuest { taken: 1, ..MirrorGuest::default() };
         let mut mirror = Self {
             options,
@@ -133,6 +136,7 @@ impl Mirror {
             nic,
             on_nic: Some(on_nic),
             guest,
+            resets,
             copies: Copies::Both,
             told,
         };
@@ -171,6 +175,16 @@ impl Mirror {
     pub fn set_copies(&mut self, copies: Copies) -> Result<(), KernelError> {
         self.copies = copies;
         self.refresh()
+    }
+
+    /// Connections that the network has reset since the last call: neither guest says anything more
+    /// in them.
+    pub fn resets(&mut self) -> Vec<ConnectionKey> {
+        let mut keys = Vec::new();
+        while let Some(item) = self.resets.next() {
+            keys.extend(read_key(&item));
+        }
+        keys
     }
 
     /// Looks at the devices and the tunnel's next hop, and tells the programs what has changed.
@@ -335,6 +349,28 @@ impl OnNic {
     }
 }
 
+/// A connection as the program has written it.
+fn read_key(bytes: &[u8]) -> Option<ConnectionKey> {
+    let word = |at: usize| {
+        let bytes = bytes.get(at..at + 4)?;
+        Some(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    };
+    let words = |at: usize| Some([word(at)?, word(at + 4)?, word(at + 8)?, word(at + 12)?]);
+    let half = |at: usize| {
+        let bytes = bytes.get(at..at + 2)?;
+        Some(u16::from_ne_bytes([bytes[0], bytes[1]]))
+    };
+    Some(ConnectionKey {
+        guest: words(0)?,
+        remote: words(16)?,
+        guest_port: half(32)?,
+        remote_port: half(34)?,
+        tags: [half(36)?, half(38)?],
+        family: *bytes.get(40)?,
+        reserved: [0; 3],
+    })
+}
+
 /// The slot of the guest whose device this is, or a free one.
 fn slot_for(ebpf: &Ebpf, primary: &Device) -> Result<u32, KernelError> {
     let guests = guests(ebpf)?;
@@ -351,7 +387,7 @@ fn guests(ebpf: &Ebpf) -> Result<Vec<MirrorGuest>, KernelError> {
     (0..GUEST_SLOTS).map(|slot| object::read_entry(ebpf, "MIRROR_GUESTS", slot)).collect()
 }
 
-fn macs(ebpf: &mut Ebpf) -> Result<HashMap<&mut aya::maps::MapData, GuestMac, u32>, KernelError> {
+fn macs(ebpf: &mut Ebpf) -> Result<HashMap<&mut MapData, GuestMac, u32>, KernelError> {
     HashMap::try_from(object::map(ebpf, "MIRROR_MACS")?)
         .map_err(|error| KernelError::failed("MIRROR_MACS", "opening", error))
 }
@@ -365,7 +401,7 @@ fn macs_of(ebpf: &mut Ebpf, slot: u32) -> Result<Vec<GuestMac>, KernelError> {
     Ok(macs)
 }
 
-fn programs(ebpf: &mut Ebpf) -> Result<ProgramArray<&mut aya::maps::MapData>, KernelError> {
+fn programs(ebpf: &mut Ebpf) -> Result<ProgramArray<&mut MapData>, KernelError> {
     ProgramArray::try_from(object::map(ebpf, "MIRROR_PROGRAMS")?)
         .map_err(|error| KernelError::failed("MIRROR_PROGRAMS", "opening", error))
 }

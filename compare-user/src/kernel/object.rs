@@ -154,7 +154,9 @@ pub(super) fn set_device(
 ) -> Result<(), KernelError> {
     let mut devices = DevMap::try_from(map(ebpf, name)?)
         .map_err(|error| KernelError::failed(name, "opening", error))?;
-    // The kernel empties the slot when the index is zero (`__dev_map_update_elem`).
+    // The kernel empties the slot when the index is zero, and wants no program then
+    // (`__dev_map_update_elem`).
+    let program = program.filter(|_| device != 0);
     devices.set(slot, device, program, 0).map_err(|error| match errno(&error) {
         // dev_map_update_elem of the kernel: nobody has that index in this namespace.
         Some(libc::EINVAL) => KernelError::NoDevice { device: format!("with index {device}") },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use compare_user::compare::{
     Checksum, Comparator, Config, Discard, Divergence, Reason, Release, Side, Sink, Timestamp,
 };
-use compare_user::frame::{HeapFrame, HeapFrames};
+use compare_user::frame::{Headers, HeapFrame, HeapFrames};
 
 use crate::wire::{Bytes, heap};
 
@@ -133,6 +133,12 @@ impl Rig {
 
     pub(crate) fn failover(&mut self, survivor: Side) {
         self.comparator.failover(survivor, self.now, &HeapFrames, &mut self.record);
+    }
+
+    /// The other end of the connection of `frame` has reset it.
+    pub(crate) fn reset(&mut self, frame: impl Into<Bytes>) {
+        let key = Headers::parse(&HeapFrames, &heap(&frame.into())).key;
+        self.comparator.connections_reset(&[key], self.now, &HeapFrames, &mut self.record);
     }
 
     pub(crate) fn shut_down(&mut self) {

@@ -1,8 +1,8 @@
 //! DESIGN.md section 4.1, rule 5: FIN and RST leave in order, after the data they follow.
 
-use compare_user::compare::{Reason, Release, Side};
+use compare_user::compare::{AckGate, Reason, Release, Side};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, ms};
 use crate::wire::{data, segment};
 
 #[test]
@@ -160,4 +160,45 @@ fn after_a_checkpoint_an_old_end_of_stream_is_forgotten() {
     rig.both(data(8, b"and on"));
     assert_eq!(rig.released().len(), 3);
     assert_eq!(rig.record.divergences.len(), 1);
+}
+
+#[test]
+fn what_is_held_in_a_connection_that_the_client_has_reset_is_dropped_and_no_divergence() {
+    let mut rig = Rig::with(|config| config.ack_gate = AckGate::Slower);
+    rig.both(data(0, b"both").ack(100));
+    // The primary had said more than the secondary when the reset reached them.
+    rig.primary(data(4, b"more").ack(100));
+    rig.primary(segment(8).ack(200));
+    rig.reset(segment(0));
+    assert_eq!(rig.held(), 0);
+    assert_eq!(rig.released().len(), 1);
+    assert_eq!(rig.comparator.counters().reset, 2);
+    rig.wait(ms(10_000));
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_refused_reset_costs_what_a_lost_frame_does() {
+    let mut rig = Rig::new();
+    rig.both(data(0, b"both"));
+    rig.primary(data(4, b"more"));
+    rig.reset(segment(0));
+    // Both go on, the primary with a retransmission.
+    rig.secondary(data(4, b"more"));
+    rig.primary(data(4, b"more"));
+    assert_eq!(rig.released().len(), 2);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_reset_of_the_connection_before_leaves_the_new_one_alone() {
+    let mut rig = Rig::new();
+    rig.both(data(0, b"old"));
+    rig.primary(segment(1000).syn());
+    rig.reset(segment(0));
+    assert_eq!(rig.held(), 1);
+    rig.secondary(segment(5000).syn());
+    assert_eq!(rig.released().len(), 2);
+    // Of a flow that nobody knows it means nothing.
+    rig.reset(segment(0).port(9));
 }

@@ -232,7 +232,8 @@ fn guests_share_a_nic_and_the_last_one_leaves_it_as_it_was() {
             ..mirror_options(Mode::Native)
         };
         let taken = MirrorOptions { macs: vec![GUEST], ..options.clone() };
-        assert!(Mirror::attach(taken).unwrap_err().to_string().contains("another guest"));
+        let refusal = Mirror::attach(taken).err().expect("the address is taken");
+        assert!(refusal.to_string().contains("another guest"), "{refusal}");
         let other = Mirror::attach(options).unwrap();
         let (ours, others, all) = (frame(GUEST, 1), frame(OTHER, 2), frame(EVERYBODY, 3));
         for frame in [&ours, &others, &all] {
@@ -329,6 +330,44 @@ fn copies_go_into_the_tunnel_and_the_primary_gets_them_bare() {
             assert!(sent[..3].iter().any(|frame| frame == inner), "{inner:?}");
         }
         assert_eq!(count(&mirror, MirrorOutcome::TooLongForLink), 1);
+        mirror.detach().unwrap();
+    });
+}
+
+#[test]
+fn resets_of_the_network_are_told() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let mut mirror = Mirror::attach(mirror_options(Mode::Native)).unwrap();
+        let link = || etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], GUEST);
+        let (v4, v6) = (([10, 0, 0, 9], [10, 0, 0, 2]), ([9; 16], [2; 16]));
+        let tag = 7.try_into().unwrap();
+        for (port, reset) in [(4000, false), (4001, true)] {
+            let networks = [
+                link().ipv4(v4.0, v4.1, 64),
+                link().ipv6(v6.0, v6.1, 64),
+                link().single_vlan(tag).ipv4(v4.0, v4.1, 64),
+            ];
+            for network in networks {
+                let segment = network.tcp(port, 80, 1, 2);
+                let segment = if reset { segment.rst() } else { segment.ack(1) };
+                let mut frame = Vec::new();
+                segment.write(&mut frame, &[]).unwrap();
+                bench.network.send(&frame);
+            }
+        }
+        // What is no TCP has no flags.
+        bench.network.send(&frame(GUEST, 1));
+        bench.arrived();
+        let keys = mirror.resets();
+        let told: Vec<_> = keys
+            .iter()
+            .map(|key| (key.family, u16::from_be(key.remote_port), u16::from_be(key.tags[0])))
+            .collect();
+        assert_eq!(told, [(4, 4001, 0), (6, 4001, 0), (4, 4001, 7)]);
+        let guest = u32::from_ne_bytes([10, 0, 0, 2]);
+        assert_eq!((keys[0].guest, keys[0].guest_port), ([guest, 0, 0, 0], 80_u16.to_be()));
+        assert_eq!(mirror.resets(), []);
         mirror.detach().unwrap();
     });
 }

@@ -714,6 +714,45 @@ fn the_tunnel_takes_frames_of_its_peer_and_its_vni_only() {
     });
 }
 
+#[test]
+fn the_tunnel_may_run_over_ipv6() {
+    in_namespace(|| {
+        let mut bench = Bench::new(|options| {
+            std::fs::write("/proc/sys/net/ipv6/conf/link0/disable_ipv6", "0").unwrap();
+            ip("addr add fd00:9::2/64 dev link0 nodad");
+            ip("neigh add fd00:9::1 lladdr 02:00:00:00:00:98 dev link0 nud permanent");
+            options.tunnel = Some("vni=77,local=fd00:9::2,remote=fd00:9::1".parse().unwrap());
+        });
+        bench.link.drain();
+        let syn = V4.client().syn().frame();
+        let (here, there) = (end(2), end(1));
+        let good = wrapped_in_ipv6(there, here, &syn);
+        assert_eq!(bench.deliver(&good), syn);
+        let answer = V4.guest().syn().sequence(SECONDARY).acknowledges(101).frame();
+        let left = bench.emit(&answer);
+        assert_eq!(left[..12], [[2, 0, 0, 0, 0, 0x98], device("link0").mac.unwrap()].concat());
+        let parsed = SlicedPacket::from_ethernet(&left).unwrap();
+        let Some(TransportSlice::Udp(udp)) = parsed.transport else { panic!("no UDP") };
+        assert_eq!((udp.destination_port(), udp.checksum()), (4789, 0));
+        assert_eq!(udp.payload()[8..], answer);
+        bench.link.send(&wrapped_in_ipv6(end(3), here, &syn));
+        assert_eq!(link_count(&mut bench, "foreign_peer"), 1);
+    });
+}
+
+fn end(last: u8) -> [u8; 16] {
+    [0xfd, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]
+}
+
+/// A frame as another VXLAN speaker would send it over IPv6.
+fn wrapped_in_ipv6(from: [u8; 16], to: [u8; 16], inner: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [2; 6]).ipv6(from, to, 64);
+    let payload = [&[8, 0, 0, 0][..], &(77_u32 << 8).to_be_bytes(), inner].concat();
+    let mut frame = Vec::new();
+    builder.udp(50_000, 4789).write(&mut frame, &payload).unwrap();
+    frame
+}
+
 fn link_count(bench: &mut Bench, outcome: &str) -> u64 {
     let outcomes = bench.relay().outcomes().unwrap();
     let (_, row) = outcomes.into_iter().find(|(device, _)| device == "link0").unwrap();

@@ -60,7 +60,8 @@ struct Held {
 }
 
 impl LaneHandle {
-    fn send(&self, command: Command) -> Result<(), String> {
+    /// Sends a command and does not wait.
+    pub(super) fn send(&self, command: Command) -> Result<(), String> {
         self.commands.send(command).map_err(|_| "the lane has ended".to_owned())?;
         // A full doorbell has been rung already.
         let _ = self.doorbell.write(1);

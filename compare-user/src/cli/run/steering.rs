@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Args;
 use crate::compare::Side;
+use crate::frame::FlowKey;
 use crate::kernel::{
     AttachOptions, BypassRule, Copies, DEFAULT_PIN_DIRECTORY, Device, KernelError, Mirror, Role,
     Standalone, Steer, Tally, TunnelSpec, spelled,
@@ -98,6 +99,13 @@ impl Steering {
         {
             tracing::warn!(%error, device = mirror.nic(), "the mirror");
         }
+    }
+
+    /// Connections that the network has reset since the last call.
+    pub(super) fn resets(&mut self) -> Vec<FlowKey> {
+        let mirror = self.mirror.as_mut();
+        let connections = mirror.map(Mirror::resets).unwrap_or_default();
+        connections.iter().map(FlowKey::of_connection).collect()
     }
 
     /// Tells the secondary's program what comes through the tunnel.

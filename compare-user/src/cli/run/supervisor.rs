@@ -18,6 +18,7 @@ use crate::cli::loss::OnLoss;
 use crate::cli::service::{Service, tell};
 use crate::compare::Side;
 use crate::control::Request;
+use crate::frame::FlowKey;
 use crate::kernel::{BypassRule, Standalone};
 use crate::lane::{Command, Flushed};
 use crate::observe::Event;
@@ -40,6 +41,8 @@ struct Supervisor<'a> {
     rules: Vec<BypassRule>,
     /// A port was lost and is not back.
     searching: bool,
+    /// Connections that the network has reset, until the next look.
+    resets: Vec<FlowKey>,
 }
 
 /// Runs until a signal asks for the end, then flushes, detaches and sums up.
@@ -50,8 +53,18 @@ pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<E
     let rules = args.bypass.clone();
     let link = LinkWatch::new(&args.secondary);
     let next_look = Instant::now();
-    let mut supervisor =
-        Supervisor { args, steering, lane, takers, link, next_look, log, rules, searching: false };
+    let mut supervisor = Supervisor {
+        args,
+        steering,
+        lane,
+        takers,
+        link,
+        next_look,
+        log,
+        rules,
+        searching: false,
+        resets: Vec::new(),
+    };
     if args.standalone {
         supervisor.failover(Side::Primary).map_err(Failure::runtime)?;
     }
@@ -99,7 +112,20 @@ impl Supervisor<'_> {
             if last.elapsed() >= SEARCH {
                 last = Instant::now();
                 self.steering.maintain();
+                self.pass_on_resets();
             }
+        }
+    }
+
+    /// Tells the lane of connections that the network has reset, one look later: by then both guests
+    /// have said what they had begun to say.
+    fn pass_on_resets(&mut self) {
+        let seen = self.steering.resets();
+        let due = std::mem::replace(&mut self.resets, seen);
+        if !due.is_empty()
+            && let Err(error) = self.lane.send(Command::Reset(due))
+        {
+            tracing::debug!(error, "telling the lane of resets");
         }
     }
 
