@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::network::{GUEST_MAC, Host, Network, Plan, Side};
+use super::wire::Direction;
 use crate::Result;
 use crate::comparator::{Comparator, Launch};
 use crate::control::Status;
@@ -264,6 +265,44 @@ impl Pair {
             outcome.summary.0
         );
         Ok(outcome)
+    }
+}
+
+impl Drop for Pair {
+    /// Here with a program still running because a test failed half-way: says how things stand.
+    #[allow(clippy::print_stderr, reason = "it belongs to the report of a failing test")]
+    fn drop(&mut self) {
+        let programs = [
+            self.comparator.as_deref().map(|it| ("comparator", it)),
+            self.relay.as_deref().map(|it| ("relay", it)),
+        ];
+        let running: Vec<_> = programs.into_iter().flatten().collect();
+        if running.is_empty() {
+            return;
+        }
+        for (name, program) in running {
+            match program.status() {
+                Ok(status) => eprintln!("{name}: {}", status.0),
+                Err(error) => eprintln!("{name}: {error:#}"),
+            }
+        }
+        if let Some(Ok(flows)) = self.comparator.as_ref().map(|it| it.control().call(&["flows"])) {
+            eprintln!("flows: {flows}");
+        }
+        let network = &self.network;
+        for (name, namespace) in [
+            ("client", &network.client),
+            ("primary guest", &network.primary.guest),
+            ("secondary guest", &network.secondary.guest),
+        ] {
+            if let Ok(sockets) = namespace.command("ss", &["-Htnio"]) {
+                eprintln!("{name}:\n{}", String::from_utf8_lossy(&sockets.stdout));
+            }
+        }
+        for (name, wire) in network.wires() {
+            let carried = Direction::BOTH.map(|direction| wire.carried(direction));
+            eprintln!("wire {name}: {carried:?}");
+        }
     }
 }
 

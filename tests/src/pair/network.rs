@@ -380,6 +380,13 @@ impl Network {
         self.link_cable.wire.as_ref().expect("the plan has a wire in the link")
     }
 
+    /// The wires that there are, and where.
+    pub(super) fn wires(&self) -> impl Iterator<Item = (&'static str, &Wire)> {
+        [("at the client", &self.client_cable), ("in the link", &self.link_cable)]
+            .into_iter()
+            .filter_map(|(place, cable)| Some((place, cable.wire.as_ref()?)))
+    }
+
     /// What `--vxlan` takes on this side; none on a link that needs no encapsulation.
     #[must_use]
     pub fn vxlan(&self, side: Side) -> Option<String> {

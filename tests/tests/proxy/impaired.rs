@@ -95,7 +95,7 @@ fn the_options_of_a_connection_are_those_of_both_guests() -> Result {
         for (family, server) in Family::BOTH.into_iter().zip(pages()) {
             let talk = pair.client().run(|| Talk::open(family.guest()))?;
             for guest in [&pair.network.primary.guest, &pair.network.secondary.guest] {
-                let listing = guest.command("ss", &["-Htin", "sport", "=", ":7"])?.stdout;
+                let listing = guest.command("ss", &["-Htino", "sport", "=", ":7"])?.stdout;
                 let listing = String::from_utf8_lossy(&listing).into_owned();
                 let shown = ["wscale:", " ts", " sack"].map(|word| listing.contains(word));
                 let expected = [0, 1, 2].map(|option| !off.contains(&option));
