@@ -17,8 +17,9 @@ pub struct Counters {
     pub passed: u64,
     /// Of these, released by checkpoint, failover or shutdown.
     pub flushed: u64,
-    /// Of these, acknowledgements of the secondary, which was behind.
-    pub acknowledged_by_secondary: u64,
+    /// Of these, frames of the secondary, which was behind: acknowledgements, and repetitions of what
+    /// had left.
+    pub from_slower_secondary: u64,
     /// Frames of either side that contradict themselves.
     pub malformed: u64,
     /// Frames given back to memory: the secondary's (after failover: the lost side's), and of the

@@ -29,6 +29,9 @@ pub(super) struct Stream {
     pub(super) secondary_acknowledged: Sequence,
     /// Highest acknowledgement that has left; kept where the slower replica's leave.
     pub(super) acknowledged: Sequence,
+    /// Where the secondary's latest retransmission began, if the primary has not retransmitted
+    /// since; kept where the slower replica's leave.
+    pub(super) repeated: Sequence,
     /// Where each side's stream ends, once it said so.
     pub(super) primary_end: Sequence,
     pub(super) secondary_end: Sequence,
@@ -44,6 +47,7 @@ pub(super) struct Known {
     pub(super) primary_acknowledged: bool,
     pub(super) secondary_acknowledged: bool,
     pub(super) acknowledged: bool,
+    pub(super) repeated: bool,
     pub(super) primary_end: bool,
     pub(super) secondary_end: bool,
     /// `origin` comes from the primary's SYN.
@@ -85,6 +89,7 @@ impl Kind {
         primary_acknowledged: Sequence(0),
         secondary_acknowledged: Sequence(0),
         acknowledged: Sequence(0),
+        repeated: Sequence(0),
         primary_end: Sequence(0),
         secondary_end: Sequence(0),
         secondary_initial: Sequence(0),
@@ -93,6 +98,7 @@ impl Kind {
             primary_acknowledged: false,
             secondary_acknowledged: false,
             acknowledged: false,
+            repeated: false,
             primary_end: false,
             secondary_end: false,
             primary_syn: false,

@@ -1,5 +1,6 @@
 //! SYNs and incarnations of a TCP flow (DESIGN.md section 4.1, rules 5 and 7).
 
+use super::config::AckGate;
 use super::flow::Known;
 use super::held::{NIL, Segment};
 use super::sequence::Sequence;
@@ -87,6 +88,9 @@ impl<F> Comparator<F> {
         let own = known.secondary_syn && stream.secondary_initial == initial;
         let shared = known.syn_shared && stream.origin == segment.start;
         if own || shared {
+            if self.config.ack_gate == AckGate::Slower && stream.must_be_challenged() {
+                return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
+            }
             let why = Discard::Retransmission;
             return self.discard(incoming.frame, Side::Secondary, why, turn);
         }

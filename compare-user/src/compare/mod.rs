@@ -391,7 +391,7 @@ impl<F> Comparator<F> {
         match why {
             Release::Matched => self.counters.matched += 1,
             Release::Flushed => self.counters.flushed += 1,
-            Release::Slower => self.counters.acknowledged_by_secondary += 1,
+            Release::Slower => self.counters.from_slower_secondary += 1,
             _ => {}
         }
         turn.release(frame, why, checksum);

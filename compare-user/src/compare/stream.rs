@@ -72,6 +72,34 @@ impl Stream {
         segment.has(TcpFields::ACK) && both_have && (is_new || is_repeated)
     }
 
+    /// Whether the client must hear again, from the secondary, what it has heard from the primary: the
+    /// secondary repeats itself, and the primary does not, or has gone on. The client's
+    /// acknowledgement, which the link has lost, then comes once more. Only for bytes, or an end of the
+    /// stream, that have left.
+    fn must_be_repeated(&mut self, segment: &Segment) -> bool {
+        if segment.has(TcpFields::RST) || !self.known.mark || !segment.end.at_or_before(self.mark) {
+            return false;
+        }
+        if segment.is_empty() {
+            let has_ended = self.known.primary_end && self.primary_end == segment.end;
+            let all_left = self.primary.is_empty() && self.gated.is_empty();
+            if !segment.has(TcpFields::FIN) || !has_ended || !all_left {
+                return false;
+            }
+        }
+        let again = self.known.repeated && self.repeated == segment.start;
+        self.repeated = segment.start;
+        self.known.repeated = true;
+        again || !segment.is_empty() && !self.primary.is_empty()
+    }
+
+    /// Whether the client must hear a SYN-ACK of the secondary's that it has answered already: its
+    /// answer, which the link has lost, then comes once more. It must have the primary's, or it would
+    /// take this one; it has if the primary has said something since.
+    pub(super) fn must_be_challenged(&self) -> bool {
+        !self.waits_for_syn() && (!self.primary.is_empty() || !self.gated.is_empty())
+    }
+
     /// A SYN of the primary that still waits for the secondary's.
     pub(super) fn waits_for_syn(&self) -> bool {
         self.known.primary_syn && !self.known.secondary_syn && !self.known.syn_shared
@@ -156,6 +184,7 @@ impl<F> Comparator<F> {
         if segment.end.at_or_before(stream.mark) && !follows {
             if enough {
                 stream.note_acknowledgement_left(&segment);
+                stream.known.repeated = false;
                 let why =
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
                 return self.release(incoming.frame, why, incoming.checksum, turn);
@@ -216,11 +245,17 @@ impl<F> Comparator<F> {
             stream.known.secondary_end = true;
         }
         let old = stream.known.mark && segment.end.at_or_before(stream.mark);
+        stream.known.repeated &= segment.is_empty() || old;
         let is_bare = segment.is_empty() && !segment.has(TcpFields::FIN | TcpFields::RST);
         if is_bare && self.config.ack_gate == AckGate::Slower {
             return self.slower_acknowledgement(flow, incoming, &segment, turn);
         }
         if segment.is_empty() || old {
+            if self.config.ack_gate == AckGate::Slower
+                && self.flows.get_mut(flow).stream().must_be_repeated(&segment)
+            {
+                return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
+            }
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
             self.discard(incoming.frame, Side::Secondary, why, turn);
         } else if self.meet(flow, &incoming, &segment, turn) {

@@ -60,7 +60,8 @@ pub enum Release {
     Malformed,
     /// A TCP segment without payload that need not wait (any longer).
     NoPayload,
-    /// The secondary's acknowledgement, which says less than the primary's.
+    /// The secondary's acknowledgement, which says less than the primary's; or what it repeats of that
+    /// which has left, so that the client acknowledges it once more.
     Slower,
     /// TCP bytes that have left before.
     Retransmission,

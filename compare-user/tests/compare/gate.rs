@@ -219,3 +219,57 @@ fn a_diverged_flow_is_not_spoken_for_by_its_secondary() {
     assert_eq!(rig.released().len(), 1);
     assert_eq!(rig.divergence().reason, Reason::Payload);
 }
+
+#[test]
+fn a_secondary_that_missed_the_clients_acknowledgement_gets_it_again() {
+    let mut rig = slower();
+    rig.both(data(0, b"page"));
+    // The primary has the acknowledgement and goes on; the secondary repeats what the client has.
+    rig.primary(data(4, b"next"));
+    rig.secondary(data(0, b"page"));
+    assert_eq!(rig.reasons(), [Release::Matched, Release::Slower]);
+    rig.secondary(data(4, b"next"));
+    assert_eq!(rig.released().len(), 3);
+    // With nothing of the primary's waiting the first repetition may be the client's doing, ...
+    rig.secondary(data(0, b"page"));
+    assert_eq!(rig.released().len(), 3);
+    // ... and so is any that the primary makes too.
+    rig.primary(data(0, b"page"));
+    rig.secondary(data(0, b"page"));
+    assert_eq!(rig.reasons()[3..], [Release::Retransmission]);
+    rig.secondary(data(0, b"page"));
+    assert_eq!(rig.reasons()[4..], [Release::Slower]);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_secondary_that_missed_the_answer_to_its_syn_ack_gets_it_again() {
+    let mut rig = slower();
+    rig.primary(segment(1000).syn().ack(1));
+    rig.secondary(segment(5000).syn().ack(1));
+    // Both repeat it: the client may have neither, and must not take the secondary's.
+    rig.secondary(segment(5000).syn().ack(1));
+    rig.primary(segment(1000).syn().ack(1));
+    assert_eq!(rig.reasons(), [Release::Matched, Release::Retransmission]);
+    // The primary speaks, so the client has answered it.
+    rig.primary(data(1001, b"220 ready").ack(1));
+    rig.secondary(segment(5000).syn().ack(1));
+    assert_eq!(rig.reasons()[2..], [Release::Slower]);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_secondary_that_missed_the_acknowledgement_of_its_fin_gets_it_again() {
+    let mut rig = slower();
+    rig.both(data(0, b"bye").fin());
+    rig.secondary(segment(3).fin());
+    rig.secondary(segment(3).fin());
+    assert_eq!(rig.reasons(), [Release::Matched, Release::Slower]);
+    // One that has not left is not repeated.
+    let mut rig = slower();
+    rig.both(data(0, b"bye"));
+    rig.secondary(segment(3).fin());
+    rig.secondary(segment(3).fin());
+    rig.secondary(segment(3).fin());
+    assert_eq!(rig.released().len(), 1);
+}

@@ -552,10 +552,11 @@ impl Router {
             let (end, gateway) = (family.underlay(side), family.router(side));
             if family == Family::V6 {
                 namespace.enable_ipv6(port)?;
-                // A router solicits neighbours for others from its link-local address only
-                // (`ndisc_send_ns` in net/ipv6/ndisc.c).
+                // Neighbours are solicited for others from the link-local address only
+                // (`ndisc_send_ns` in net/ipv6/ndisc.c), by a router and for the tunnel.
                 namespace.ip(&format!("addr add fe80::fe/64 dev {port} nodad"))?;
                 host.namespace.enable_ipv6(&host.link)?;
+                host.namespace.ip(&format!("addr add fe80::1/64 dev {} nodad", host.link))?;
             }
             namespace.ip(&format!("addr add {gateway}/{prefix} dev {port} {nodad}"))?;
             host.namespace.ip(&format!("addr add {end}/{prefix} dev {} {nodad}", host.link))?;
