@@ -8,7 +8,7 @@ use colo_tests::load::{Crowd, Style, Talk};
 use colo_tests::pair::{Direction, Family, Impairment, Pair, Plan, Wire};
 use colo_tests::{Namespace, Result, needs_root};
 
-use crate::{both_ways, finish_identical, pages};
+use crate::{PATIENT, both_ways, finish_identical, impair_link, pages};
 
 /// Content of one transfer.
 const LENGTH: u64 = 8_000_000;
@@ -35,7 +35,7 @@ fn exercise(pair: &Pair) -> Result {
 fn expect_impaired(wire: &Wire) {
     for direction in Direction::BOTH {
         let carried = wire.carried(direction);
-        assert!(carried.lost > 10 && carried.reordered > 10, "{direction:?}: {carried:?}");
+        assert!(carried.lost > 0 && carried.reordered > 10, "{direction:?}: {carried:?}");
         assert!(carried.duplicated > 5, "{direction:?}: {carried:?}");
     }
 }
@@ -56,8 +56,8 @@ fn on_the_clients_side() -> Result {
 #[test]
 fn on_the_link() -> Result {
     needs_root!();
-    let pair = Pair::new(Plan { link_wire: Some(2), ..Plan::default() }, &[])?;
-    pair.network.link_wire().impair_both(Impairment::BAD_PATH);
+    let pair = Pair::new(Plan { link_wire: Some(2), ..Plan::default() }, &PATIENT)?;
+    impair_link(&pair);
     exercise(&pair)?;
     expect_impaired(pair.network.link_wire());
     finish_identical(pair)?;
@@ -69,10 +69,9 @@ fn on_both_at_once() -> Result {
     needs_root!();
     let plan =
         Plan { client_wire: Some(3), link_wire: Some(4), distant_numbers: true, ..Plan::default() };
-    let pair = Pair::new(plan, &[])?;
-    for wire in [pair.network.client_wire(), pair.network.link_wire()] {
-        wire.impair_both(Impairment::BAD_PATH);
-    }
+    let pair = Pair::new(plan, &PATIENT)?;
+    pair.network.client_wire().impair_both(Impairment::BAD_PATH);
+    impair_link(&pair);
     exercise(&pair)?;
     finish_identical(pair)?;
     Ok(())
