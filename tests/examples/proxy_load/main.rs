@@ -40,8 +40,8 @@ enum Load {
 }
 
 fn main() -> Result {
-    let (variant, load, during) = options()?;
-    let path = Path::open(variant)?;
+    let Options { variant, load, during, run } = Options::parse()?;
+    let path = Path::open(variant, &run)?;
     let before = path.gauge()?;
     let found = match load {
         Load::SetUp => set_up(&path),
@@ -58,18 +58,33 @@ fn main() -> Result {
     Ok(())
 }
 
-/// The options that `cargo xtask bench proxy` hands on: variant, load, seconds of the load.
-fn options() -> Result<(Variant, Load, Duration)> {
-    const USAGE: &str = "usage: proxy_load VARIANT set-up|client|guest CONNECTIONS SECONDS";
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [variant, load, connections, seconds] = arguments.as_slice() else { bail!(USAGE) };
-    let load = match load.as_str() {
-        "set-up" => Load::SetUp,
-        "client" => Load::Streams(Bound::ForClient, connections.parse()?),
-        "guest" => Load::Streams(Bound::ForGuest, connections.parse()?),
-        _ => bail!(USAGE),
-    };
-    Ok((variant.parse()?, load, Duration::try_from_secs_f64(seconds.parse()?)?))
+/// What `cargo xtask bench proxy` hands on.
+struct Options {
+    variant: Variant,
+    load: Load,
+    /// How long streams are kept busy.
+    during: Duration,
+    /// More arguments for `colo-xdp run`.
+    run: Vec<String>,
+}
+
+impl Options {
+    fn parse() -> Result<Self> {
+        const USAGE: &str =
+            "usage: proxy_load VARIANT set-up|client|guest CONNECTIONS SECONDS [RUN-OPTION]...";
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let [variant, load, connections, seconds, run @ ..] = arguments.as_slice() else {
+            bail!(USAGE)
+        };
+        let load = match load.as_str() {
+            "set-up" => Load::SetUp,
+            "client" => Load::Streams(Bound::ForClient, connections.parse()?),
+            "guest" => Load::Streams(Bound::ForGuest, connections.parse()?),
+            _ => bail!(USAGE),
+        };
+        let during = Duration::try_from_secs_f64(seconds.parse()?)?;
+        Ok(Self { variant: variant.parse()?, load, during, run: run.to_vec() })
+    }
 }
 
 /// Times the opening of many short connections, over both families.

@@ -51,7 +51,8 @@ pub(crate) enum Path {
 }
 
 impl Path {
-    pub(crate) fn open(variant: Variant) -> Result<Self> {
+    /// Builds it; the comparator gets the options in `run` beside those of the variant.
+    pub(crate) fn open(variant: Variant, run: &[String]) -> Result<Self> {
         let arguments: &[&str] = match variant {
             Variant::Plain => {
                 let network = Network::new(Plan::default())?;
@@ -63,7 +64,9 @@ impl Path {
             Variant::Forwarding => &["--compare", "off"],
             Variant::Comparing => &[],
         };
-        let mut pair = PairLaunch::on(Plan::default()).comparator(arguments).start()?;
+        let run: Vec<&str> = run.iter().map(String::as_str).collect();
+        let launch = PairLaunch::on(Plan::default()).comparator(arguments).comparator(&run);
+        let mut pair = launch.start()?;
         let comparator = pair.comparator().id();
         Ok(Self::Proxy { pair, comparator, variant })
     }
