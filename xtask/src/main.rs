@@ -100,6 +100,9 @@ fn run(task: Task) -> anyhow::Result<()> {
             setup::ensure_for_tests()?;
             bench::chardev::run(&options, &release::build()?, &release::build_chardev_load()?)?;
         }
+        Task::Bench(bench::Bench::Proxy(options)) => {
+            bench::proxy::run(&options, &release::build()?, &release::build_proxy_load()?)?;
+        }
     }
     Ok(())
 }

@@ -45,6 +45,15 @@ pub(crate) fn build_chardev_load() -> Result<PathBuf> {
     target("colo-tests", ["--example", "chardev_load"], "release/examples/chardev_load")
 }
 
+/// Builds what plays client and guests in `cargo xtask bench proxy`: an example of the tests crate
+/// for the same reason.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_proxy_load() -> Result<PathBuf> {
+    target("colo-tests", ["--example", "proxy_load"], "release/examples/proxy_load")
+}
+
 fn target(package: &str, target: [&str; 2], path: &str) -> Result<PathBuf> {
     let mut build = Command::new(workspace::cargo());
     build

@@ -47,7 +47,7 @@ pub(crate) enum Path {
     /// With a bridge.
     Plain { network: Network, _services: Services },
     /// With colo-xdp.
-    Proxy { pair: Pair, comparator: u32, variant: Variant },
+    Proxy { pair: Box<Pair>, comparator: u32, variant: Variant },
 }
 
 impl Path {
@@ -66,7 +66,7 @@ impl Path {
         };
         let run: Vec<&str> = run.iter().map(String::as_str).collect();
         let launch = PairLaunch::on(Plan::default()).comparator(arguments).comparator(&run);
-        let mut pair = launch.start()?;
+        let mut pair = Box::new(launch.start()?);
         let comparator = pair.comparator().id();
         Ok(Self::Proxy { pair, comparator, variant })
     }
