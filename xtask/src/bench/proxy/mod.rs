@@ -12,7 +12,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use report::Report;
-use trial::{Trial, Variant};
+use trial::Variant;
 
 /// Fewest and most seconds of one trial.
 const SHORTEST: f64 = 0.2;

@@ -29,6 +29,8 @@ pub(super) fn show(screen: &Screen, network: &Network, launch: &PairLaunch) {
             "On the primary host:\n  $ {run}\n",
             "On the secondary host:\n  $ {relay}",
         ),
+        above = above,
+        below = below,
         primary_host = border(" primary host "),
         primary_link = border(&format!(" {} ", primary.link)),
         middle = format!("{:^width$}", "replication link", width = above.len() + 2).trim_end(),
