@@ -45,7 +45,7 @@ impl FromStr for Variant {
 /// The scene, ready for its loads.
 pub(crate) enum Path {
     /// With a bridge.
-    Plain { network: Network, _services: Services },
+    Plain { network: Box<Network>, _services: Services },
     /// With colo-xdp.
     Proxy { pair: Box<Pair>, comparator: u32, variant: Variant },
 }
@@ -55,7 +55,7 @@ impl Path {
     pub(crate) fn open(variant: Variant, run: &[String]) -> Result<Self> {
         let arguments: &[&str] = match variant {
             Variant::Plain => {
-                let network = Network::new(Plan::default())?;
+                let network = Box::new(Network::new(Plan::default())?);
                 network.forward_plainly()?;
                 let services = Services::start(&network.primary.guest)?;
                 return Ok(Self::Plain { network, _services: services });

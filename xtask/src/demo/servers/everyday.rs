@@ -11,8 +11,10 @@ use colo_tests::load::{Download, Progress, Upload, fetch};
 use colo_tests::pair::{Family, Pair};
 use colo_tests::service::{page, port};
 
-/// Content of one download or upload.
-const FILE: u64 = 4_000_000;
+/// Content of one download or upload, and how many bytes a second: the client's line. Nobody is to
+/// wait for a machine that does not get on as fast as the demo is shown.
+const FILE: u64 = 2_000_000;
+const RATE: u64 = 12_000_000;
 /// The first page that is fetched; the ones before it are used elsewhere.
 const FIRST_PAGE: u64 = 1_000;
 
@@ -96,11 +98,13 @@ impl Delivered {
                     self.page_bytes.fetch_add(page(number).len() as u64, Ordering::Relaxed);
                 }
                 Habit::Downloads => {
-                    let file = Download::new(number, FILE).run(server, &nobody_watches)?;
+                    let file =
+                        Download::new(number, FILE).paced(RATE).run(server, &nobody_watches)?;
                     self.downloaded.fetch_add(file.bytes, Ordering::Relaxed);
                 }
                 Habit::Uploads => {
-                    let file = Upload::new(number, FILE).run(server, &nobody_watches)?;
+                    let file =
+                        Upload::new(number, FILE).paced(RATE).run(server, &nobody_watches)?;
                     self.uploaded.fetch_add(file.bytes, Ordering::Relaxed);
                 }
             }

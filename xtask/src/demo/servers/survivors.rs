@@ -9,17 +9,20 @@ use colo_tests::load::{Download, Progress, Talk, Transfer, Upload};
 use colo_tests::pair::{Family, Pair};
 use colo_tests::service::port;
 
-/// Content of one transfer, and how many bytes a second: two seconds in all.
-const LENGTH: u64 = 16_000_000;
+/// Content of one transfer, and how many bytes a second: three seconds in all.
+const LENGTH: u64 = 24_000_000;
 const RATE: u64 = 8_000_000;
 /// What of it has been transferred when the host is lost.
 const EARLY: u64 = 3_000_000;
 /// How long that may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A transfer that is under way.
+type UnderWay = (Progress, JoinHandle<anyhow::Result<Transfer>>);
+
 /// A download and an upload under way and a conversation that pauses, over either family.
 pub(super) struct Survivors {
-    transfers: Vec<(Progress, JoinHandle<anyhow::Result<Transfer>>)>,
+    transfers: Vec<UnderWay>,
     talks: Vec<Talk>,
 }
 
@@ -32,13 +35,10 @@ impl Survivors {
             let mut talk = pair.client().run(|| Talk::open(family.guest()))?;
             talk.say("before the loss")?;
             talks.push(talk);
-            let (progress, watched) = (Progress::default(), Progress::default());
-            let moving = progress.clone();
             let download = Download::new(1, LENGTH).paced(RATE);
-            transfers.push((progress, pair.client().spawn(move || download.run(server, &moving))?));
-            let moving = watched.clone();
+            transfers.push(begin(pair, move |progress| download.run(server, progress))?);
             let upload = Upload::new(2, LENGTH).paced(RATE);
-            transfers.push((watched, pair.client().spawn(move || upload.run(server, &moving))?));
+            transfers.push(begin(pair, move |progress| upload.run(server, progress))?);
         }
         for (progress, _) in &transfers {
             progress.reach(EARLY, PATIENCE)?;
@@ -75,6 +75,16 @@ impl Survivors {
         }
         Ok((connections, bytes))
     }
+}
+
+/// Begins a transfer on the client.
+fn begin(
+    pair: &Pair,
+    transfer: impl FnOnce(&Progress) -> anyhow::Result<Transfer> + Send + 'static,
+) -> anyhow::Result<UnderWay> {
+    let progress = Progress::default();
+    let seen = progress.clone();
+    Ok((progress, pair.client().spawn(move || transfer(&seen))?))
 }
 
 impl fmt::Display for Survivors {
