@@ -3,24 +3,14 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use colo_tests::load::{Crowd, Style, Talk};
 use colo_tests::pair::{Direction, Family, Impairment, Pair, Plan, Wire};
-use colo_tests::{Namespace, Result, needs_root};
+use colo_tests::{Result, needs_root};
 
 use crate::{PATIENT, both_ways, finish_identical, impair_link, pages};
 
 /// Content of one transfer.
 const LENGTH: u64 = 8_000_000;
-
-/// A counter of the kernel's TCP in `namespace`, as `nstat` calls it without the prefix.
-fn tcp_counter(namespace: &Namespace, name: &str) -> Result<u64> {
-    let text = namespace.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/netstat")?))?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
-    let found = names.split(' ').zip(values.split(' ')).find(|(other, _)| *other == name);
-    Ok(found.with_context(|| format!("no counter {name}"))?.1.parse()?)
-}
 
 /// Transfers both ways and short connections, over both families.
 fn exercise(pair: &Pair) -> Result {
@@ -48,7 +38,7 @@ fn on_the_clients_side() -> Result {
     exercise(&pair)?;
     expect_impaired(pair.network.client_wire());
     let guest = &pair.network.primary.guest;
-    assert!(tcp_counter(guest, "TCPSackRecovery")? > 0, "no selective acknowledgement was used");
+    assert!(guest.tcp_counter("TCPSackRecovery")? > 0, "no selective acknowledgement was used");
     finish_identical(pair)?;
     Ok(())
 }
