@@ -53,15 +53,45 @@ fn on_the_clients_side() -> Result {
     Ok(())
 }
 
-#[test]
-fn on_the_link() -> Result {
-    needs_root!();
+/// The exercise over a link that does this to what goes to the secondary, and to what comes from it.
+fn on_the_link(forth: Impairment, back: Impairment) -> Result {
     let pair = Pair::new(Plan { link_wire: Some(2), ..Plan::default() }, &[])?;
-    pair.network.link_wire().impair_both(Impairment::BAD_PATH);
+    let wire = pair.network.link_wire();
+    wire.impair(Direction::Forth, forth);
+    wire.impair(Direction::Back, back);
     exercise(&pair)?;
-    expect_impaired(pair.network.link_wire());
+    for (direction, impairment) in Direction::BOTH.into_iter().zip([forth, back]) {
+        let carried = wire.carried(direction);
+        assert!(impairment.loss == 0 || carried.lost > 10, "{direction:?}: {carried:?}");
+        assert!(impairment.reordering == 0 || carried.reordered > 10, "{direction:?}: {carried:?}");
+    }
     finish_identical(pair)?;
     Ok(())
+}
+
+#[test]
+fn on_the_link_without_loss() -> Result {
+    needs_root!();
+    let lossless = Impairment { loss: 0, ..Impairment::BAD_PATH };
+    on_the_link(lossless, lossless)
+}
+
+#[test]
+fn on_the_link_to_the_secondary() -> Result {
+    needs_root!();
+    on_the_link(Impairment::BAD_PATH, Impairment::NONE)
+}
+
+#[test]
+fn on_the_link_from_the_secondary() -> Result {
+    needs_root!();
+    on_the_link(Impairment::NONE, Impairment::BAD_PATH)
+}
+
+#[test]
+fn on_the_link_both_ways() -> Result {
+    needs_root!();
+    on_the_link(Impairment::BAD_PATH, Impairment::BAD_PATH)
 }
 
 #[test]
