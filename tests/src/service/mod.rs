@@ -306,6 +306,20 @@ mod tests {
     }
 
     #[test]
+    fn a_wire_carries_a_hundred_megabytes_in_seconds() -> Result {
+        needs_root!();
+        let network = Network::new(Plan { client_wire: Some(1), ..Plan::default() })?;
+        network.forward_plainly()?;
+        let _services = Services::start(&network.primary.guest)?;
+        let server = Family::V4.at(port::PAGES);
+        let download = Download::new(1, 100_000_000);
+        let transfer = network.client.run(|| download.run(server, &Progress::default()))?;
+        assert!(transfer.took < Duration::from_secs(10), "{transfer:?}");
+        println!("{:.0} Mbit/s", transfer.bits_per_second() / 1e6);
+        Ok(())
+    }
+
+    #[test]
     fn crowds_are_served() -> Result {
         needs_root!();
         let (services, network) = plain()?;

@@ -43,15 +43,48 @@ fn on_the_clients_side() -> Result {
     Ok(())
 }
 
-#[test]
-fn on_the_link() -> Result {
-    needs_root!();
+/// The exercise over a link that does this to what goes to the secondary, and to what comes from it.
+fn on_the_link(forth: Impairment, back: Impairment) -> Result {
     let pair = Pair::new(Plan { link_wire: Some(2), ..Plan::default() }, &PATIENT)?;
-    impair_link(&pair);
+    let wire = pair.network.link_wire();
+    wire.impair(Direction::Forth, forth);
+    wire.impair(Direction::Back, back);
     exercise(&pair)?;
-    expect_impaired(pair.network.link_wire());
+    for (direction, impairment) in Direction::BOTH.into_iter().zip([forth, back]) {
+        let carried = wire.carried(direction);
+        assert!(impairment.loss == 0 || carried.lost > 0, "{direction:?}: {carried:?}");
+        assert!(impairment.reordering == 0 || carried.reordered > 10, "{direction:?}: {carried:?}");
+    }
     finish_identical(pair)?;
     Ok(())
+}
+
+#[test]
+fn on_the_link_without_loss() -> Result {
+    needs_root!();
+    let lossless = Impairment { loss: 0, ..Impairment::BAD_PATH };
+    on_the_link(lossless, lossless)
+}
+
+#[test]
+fn on_the_link_to_the_secondary() -> Result {
+    needs_root!();
+    on_the_link(Impairment::BAD_PATH, Impairment::NONE)
+}
+
+// What is lost of the secondary's answers only the secondary can repeat, and nothing of the stream has
+// reached the client that would tell it before its retransmission timeout: there the link must be fair.
+
+#[test]
+fn on_the_link_from_the_secondary() -> Result {
+    needs_root!();
+    on_the_link(Impairment::NONE, Impairment::FAIR_PATH)
+}
+
+#[test]
+fn on_the_link_both_ways() -> Result {
+    needs_root!();
+    on_the_link(Impairment::BAD_PATH, Impairment::FAIR_PATH)
 }
 
 #[test]
