@@ -32,6 +32,8 @@ pub(super) struct Stream {
     /// Where the secondary's latest retransmission began, if the primary has not retransmitted
     /// since; kept where the slower replica's leave.
     pub(super) repeated: Sequence,
+    /// What has left beyond a gap: its beginning and end (`island.rs`).
+    pub(super) island: (Sequence, Sequence),
     /// Where each side's stream ends, once it said so.
     pub(super) primary_end: Sequence,
     pub(super) secondary_end: Sequence,
@@ -48,6 +50,7 @@ pub(super) struct Known {
     pub(super) secondary_acknowledged: bool,
     pub(super) acknowledged: bool,
     pub(super) repeated: bool,
+    pub(super) island: bool,
     pub(super) primary_end: bool,
     pub(super) secondary_end: bool,
     /// `origin` comes from the primary's SYN.
@@ -90,6 +93,7 @@ impl Kind {
         secondary_acknowledged: Sequence(0),
         acknowledged: Sequence(0),
         repeated: Sequence(0),
+        island: (Sequence(0), Sequence(0)),
         primary_end: Sequence(0),
         secondary_end: Sequence(0),
         secondary_initial: Sequence(0),
@@ -99,6 +103,7 @@ impl Kind {
             secondary_acknowledged: false,
             acknowledged: false,
             repeated: false,
+            island: false,
             primary_end: false,
             secondary_end: false,
             primary_syn: false,

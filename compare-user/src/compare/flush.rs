@@ -163,6 +163,7 @@ impl<F> Comparator<F> {
                 stream.secondary = Segments::EMPTY;
                 stream.gated = List::EMPTY;
                 stream.next = List::EMPTY;
+                stream.known.island = false;
                 stream.known.primary_end = false;
                 stream.known.secondary_end = false;
                 stream.known.syn_shared = stream.known.primary_syn;

@@ -27,6 +27,7 @@ mod flow;
 mod flush;
 mod handshake;
 mod held;
+mod island;
 mod segments;
 mod sequence;
 mod stream;

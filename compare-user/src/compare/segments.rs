@@ -48,6 +48,16 @@ impl Segments {
         }
     }
 
+    /// The front of those in order; `NIL` if there are none.
+    pub(super) fn front(&self) -> u32 {
+        self.in_order.head
+    }
+
+    /// Takes out one of those in order; it stays held.
+    pub(super) fn remove_in_order<F>(&mut self, slab: &mut Slab<F>, record: u32) {
+        slab.dequeue(&mut self.in_order, record);
+    }
+
     /// Takes the first segment out; it stays held.
     #[inline]
     pub(super) fn remove_first<F>(&mut self, slab: &mut Slab<F>) -> Option<u32> {

@@ -370,7 +370,10 @@ impl<F> Comparator<F> {
     pub(super) fn advance(&mut self, flow: u32, turn: &mut impl Turn<F>) {
         loop {
             match self.step(flow) {
-                Step::Wait => break,
+                Step::Wait => {
+                    self.release_beyond_gap(flow, turn);
+                    break;
+                }
                 Step::Compared(side) => self.compared(flow, side, turn),
                 Step::Compare(ours, theirs, until) => {
                     if !self.compare(flow, ours, theirs, until, turn) {
@@ -410,6 +413,7 @@ impl<F> Comparator<F> {
         if !stream.known.mark || stream.waits_for_syn() {
             return Step::Wait;
         }
+        stream.cross_island();
         let mark = stream.mark;
         let theirs = stream.secondary.first(&self.slab);
         if let Some(record) = theirs

@@ -298,3 +298,107 @@ fn what_the_secondary_repeats_acknowledges_nothing_that_the_primary_has_not() {
     rig.secondary(data(0, b"page").ack(200));
     assert_eq!(rig.released().len(), 1);
 }
+
+/// Segments of ten bytes by number, and whether a released frame is one of them.
+fn ten(number: u32) -> Segment {
+    data(number * 10, format!("segment {number:02}").as_bytes()).ack(1)
+}
+
+#[test]
+fn what_both_have_said_beyond_a_gap_leaves_so_that_the_client_can_tell_of_it() {
+    // Lost: the secondary's second segment, or the primary's, or both.
+    for (primary_lost, secondary_lost) in [(false, true), (true, false), (true, true)] {
+        let mut rig = slower();
+        rig.both(ten(0));
+        if !primary_lost {
+            rig.primary(ten(1));
+        }
+        if !secondary_lost {
+            rig.secondary(ten(1));
+        }
+        for number in 2..5 {
+            rig.both(ten(number));
+        }
+        assert_eq!(rig.released(), [ten(0).frame()], "it may be out of order only");
+        rig.wait(ms(3));
+        rig.both(ten(5));
+        let beyond: Vec<_> = (2..6).map(|number| ten(number).frame()).collect();
+        assert_eq!(rig.released()[1..], beyond, "{primary_lost} {secondary_lost}");
+        // Told by the client, whose was lost sends it again; then all goes on as before.
+        if primary_lost {
+            rig.primary(ten(1));
+        }
+        if secondary_lost {
+            rig.secondary(ten(1));
+        }
+        rig.both(ten(6));
+        assert_eq!(rig.released()[5..], [ten(1).frame(), ten(6).frame()]);
+        assert!(rig.is_clean());
+        assert_eq!(rig.held(), 0);
+    }
+}
+
+#[test]
+fn a_difference_beyond_a_gap_is_held_and_found_when_the_gap_is_closed() {
+    let mut rig = slower();
+    rig.both(ten(0));
+    rig.primary(ten(1));
+    rig.primary(ten(2));
+    rig.secondary(data(20, b"SEGMENT 02").ack(1));
+    rig.wait(ms(3));
+    rig.both(ten(3));
+    assert_eq!(rig.released(), [ten(0).frame()]);
+    rig.secondary(ten(1));
+    assert_eq!(rig.released()[1..], [ten(1).frame()]);
+    let seen = rig.divergence();
+    assert_eq!((seen.reason, seen.offset), (Reason::Payload, 20));
+}
+
+#[test]
+fn other_gates_wait_for_the_gap() {
+    let mut rig = Rig::with(|config| config.ack_gate = AckGate::All);
+    rig.both(ten(0));
+    rig.primary(ten(1));
+    rig.both(ten(2));
+    rig.wait(ms(3));
+    rig.both(ten(3));
+    assert_eq!(rig.released(), [ten(0).frame()]);
+}
+
+#[test]
+fn segments_cut_differently_beyond_a_gap_leave_when_all_of_them_is_said() {
+    let mut rig = slower();
+    rig.both(ten(0));
+    rig.primary(ten(1));
+    rig.primary(data(20, b"one long segment here").ack(1));
+    rig.secondary(data(20, b"one long").ack(1));
+    rig.wait(ms(3));
+    rig.secondary(data(28, b" segment").ack(1));
+    assert_eq!(rig.released().len(), 1);
+    rig.secondary(data(36, b" here and on").ack(1));
+    assert_eq!(rig.released().len(), 2);
+    rig.secondary(ten(1));
+    rig.primary(data(41, b" and on").ack(1));
+    assert_eq!(rig.released().len(), 4);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_checkpoint_forgets_what_had_left_beyond_a_gap() {
+    let mut rig = slower();
+    rig.both(ten(0));
+    rig.primary(ten(1));
+    rig.both(ten(2));
+    rig.wait(ms(3));
+    rig.both(ten(3));
+    assert_eq!(rig.released().len(), 3);
+    rig.checkpoint();
+    assert_eq!(rig.reasons()[3..], [Release::Flushed]);
+    // The secondary is the primary now, and sends again what nobody has acknowledged.
+    rig.both(ten(1));
+    rig.both(ten(2));
+    rig.both(ten(3));
+    rig.both(ten(4));
+    assert_eq!(rig.released().last(), Some(&ten(4).frame()));
+    assert!(rig.is_clean());
+}

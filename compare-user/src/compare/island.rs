@@ -1,0 +1,168 @@
+//! What lies beyond a gap in a TCP stream.
+//!
+//! A segment that was lost before the comparator can only be sent again by the guest that sent it, and
+//! that guest learns of the loss from the client, which sees nothing while all that follows is held. So,
+//! where the slower replica's acknowledgements leave too, segments beyond a gap that both have said leave
+//! before it is closed: the client's SACK blocks then tell both guests what is missing, within a round
+//! trip instead of a retransmission timeout. One run of segments for each stream, the *island*, has left
+//! in this way; when the mark reaches its beginning it goes on at its end.
+
+use super::Comparator;
+use super::config::AckGate;
+use super::content::first_difference;
+use super::flow::Stream;
+use super::held::NIL;
+use super::sequence::Sequence;
+use super::turn::Turn;
+use super::verdict::{Discard, Release};
+use crate::frame::TcpFields;
+
+/// Held segments looked at for one that leaves: what a call may cost has a bound, and the next call goes
+/// on where this one stopped.
+const LOOKED_AT: usize = 64;
+
+impl Stream {
+    /// The mark has come to the island: what is on it has been compared.
+    #[inline]
+    pub(super) fn cross_island(&mut self) {
+        if self.known.island && self.island.0.at_or_before(self.mark) {
+            self.mark = self.mark.later(self.island.1);
+            self.known.island = false;
+        }
+    }
+}
+
+impl<F> Comparator<F> {
+    /// Releases what both have said beyond a gap that has been there for longer than segments are out of
+    /// order on a link.
+    pub(super) fn release_beyond_gap(&mut self, flow: u32, turn: &mut impl Turn<F>) {
+        if self.config.ack_gate != AckGate::Slower || self.flows.get(flow).blocked {
+            return;
+        }
+        while self.extend_island(flow, turn) {}
+    }
+
+    /// Adds one segment to the island, or begins one. False if there is none that may leave.
+    fn extend_island(&mut self, flow: u32, turn: &mut impl Turn<F>) -> bool {
+        let stream = self.flows.get_mut(flow).stream();
+        let ready = stream.known.mark && !stream.waits_for_syn() && stream.gated.is_empty();
+        if !ready || stream.primary.is_empty() || stream.secondary.is_empty() {
+            return false;
+        }
+        let (mark, island) = (stream.mark, stream.known.island.then_some(stream.island));
+        let (ours, theirs) = (stream.primary.front(), stream.secondary.front());
+        let from = island.map_or(mark, |(_, end)| end);
+        let Some(theirs) = self.first_that(theirs, |start, end| start != end && from.before(end))
+        else {
+            return false;
+        };
+        // Up to the mark the ordinary way goes on; beyond it, from where the secondary has something.
+        let their_start = self.slab.get(theirs).segment.start;
+        let wanted = |start: Sequence, _: Sequence| match island {
+            Some((_, end)) => end.at_or_before(start),
+            None => mark.before(start) && their_start.at_or_before(start),
+        };
+        let Some(ours) = self.first_that(ours, wanted) else { return false };
+        let held = self.slab.get(ours);
+        let (segment, arrived) = (held.segment, held.arrived);
+        let is_next = island.is_none_or(|(_, end)| end == segment.start);
+        let is_old = turn.now().since(arrived) >= self.config.reorder_grace;
+        let plain = !segment.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST);
+        let enough = self.flows.get_mut(flow).stream().acknowledges_enough(&segment);
+        if !is_next || island.is_none() && !is_old || !plain || !enough {
+            return false;
+        }
+        if !self.is_said_by(theirs, ours, turn) {
+            return false;
+        }
+        self.put_on_island(flow, ours, theirs, turn);
+        true
+    }
+
+    /// The first of the records from `record` on, in their queue, whose segment is wanted.
+    fn first_that(
+        &self,
+        mut record: u32,
+        wanted: impl Fn(Sequence, Sequence) -> bool,
+    ) -> Option<u32> {
+        for _ in 0..LOOKED_AT {
+            if record == NIL {
+                return None;
+            }
+            let segment = self.slab.get(record).segment;
+            if wanted(segment.start, segment.end) {
+                return Some(record);
+            }
+            record = self.slab.after(record);
+        }
+        None
+    }
+
+    /// Whether the secondary's segments from `theirs` on have all the bytes of `ours`.
+    fn is_said_by(&self, mut theirs: u32, ours: u32, turn: &impl Turn<F>) -> bool {
+        let (segment, span) = (self.slab.get(ours).segment, self.slab.get(ours).span);
+        let mut at = segment.start;
+        for _ in 0..LOOKED_AT {
+            if theirs == NIL {
+                return false;
+            }
+            let held = self.slab.get(theirs);
+            if held.segment.spans(at) {
+                let until = segment.end.earlier(held.segment.end);
+                let found = first_difference(
+                    turn.store(),
+                    (
+                        self.slab.frame(ours),
+                        span.start() + at.distance_from(segment.start) as usize,
+                    ),
+                    (
+                        self.slab.frame(theirs),
+                        held.span.start() + at.distance_from(held.segment.start) as usize,
+                    ),
+                    until.distance_from(at) as usize,
+                );
+                if found.is_some() {
+                    // A divergence, which is found when the mark comes here.
+                    return false;
+                }
+                at = until;
+                if at == segment.end {
+                    return true;
+                }
+            } else if at.before(held.segment.start) {
+                return false;
+            }
+            theirs = self.slab.after(theirs);
+        }
+        false
+    }
+
+    /// Releases a segment of the primary's, and drops the secondary's whose bytes are all on the island.
+    fn put_on_island(&mut self, flow: u32, ours: u32, theirs: u32, turn: &mut impl Turn<F>) {
+        let segment = self.slab.get(ours).segment;
+        let stream = self.flows.get_mut(flow).stream();
+        let begin = if stream.known.island { stream.island.0 } else { segment.start };
+        stream.island = (begin, segment.end);
+        stream.known.island = true;
+        stream.note_acknowledgement_left(&segment);
+        stream.primary.remove_in_order(&mut self.slab, ours);
+        self.release_held(ours, Release::Matched, turn);
+        let mut record = theirs;
+        for _ in 0..LOOKED_AT {
+            if record == NIL {
+                return;
+            }
+            let (theirs, next) = (self.slab.get(record).segment, self.slab.after(record));
+            if segment.end.before(theirs.end) {
+                return;
+            }
+            let plain = !theirs.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST);
+            if begin.at_or_before(theirs.start) && plain {
+                let stream = self.flows.get_mut(flow).stream();
+                stream.secondary.remove_in_order(&mut self.slab, record);
+                self.discard_held(record, Discard::Compared, turn);
+            }
+            record = next;
+        }
+    }
+}
