@@ -33,7 +33,7 @@ fn expect_impaired(wire: &Wire) {
 #[test]
 fn on_the_clients_side() -> Result {
     needs_root!();
-    let pair = Pair::new(Plan { client_wire: Some(1), ..Plan::default() }, &[])?;
+    let pair = Pair::new(Plan { client_wire: Some(1), ..Plan::default() }, &PATIENT)?;
     pair.network.client_wire().impair_both(Impairment::BAD_PATH);
     exercise(&pair)?;
     expect_impaired(pair.network.client_wire());
@@ -104,7 +104,7 @@ fn on_both_at_once() -> Result {
 fn the_options_of_a_connection_are_those_of_both_guests() -> Result {
     needs_root!();
     const OPTIONS: [&str; 3] = ["ipv4/tcp_window_scaling", "ipv4/tcp_timestamps", "ipv4/tcp_sack"];
-    let pair = Pair::new(Plan { client_wire: Some(5), ..Plan::default() }, &[])?;
+    let pair = Pair::new(Plan { client_wire: Some(5), ..Plan::default() }, &PATIENT)?;
     pair.network.client_wire().impair_both(Impairment::BAD_PATH);
     // All on, each one off, all off.
     let sets = [vec![], vec![0], vec![1], vec![2], vec![0, 1, 2]];
