@@ -56,7 +56,7 @@ fn relay_link(frame: XdpContext) -> u32 {
         return end(&frame, Gate::Link, RelayOutcome::AfterFailover, XDP_DROP);
     }
     rewriter::to_guest(&frame, &control);
-    redirect(&frame, Gate::Link, Gate::Guest, RelayOutcome::ToGuest)
+    redirect(&frame, &control, (Gate::Link, Gate::Guest), RelayOutcome::ToGuest)
 }
 
 /// From the guest.
@@ -68,7 +68,7 @@ fn relay_guest(frame: XdpContext) -> u32 {
     }
     rewriter::from_guest(&frame, &control);
     if control.failed_over != 0 {
-        return redirect(&frame, Gate::Guest, Gate::Nic, RelayOutcome::ToNic);
+        return redirect(&frame, &control, (Gate::Guest, Gate::Nic), RelayOutcome::ToNic);
     }
     if TUNNELLED.load() != 0 {
         let Some(tunnel) = TUNNEL.get(0) else { return XDP_DROP };
@@ -82,7 +82,7 @@ fn relay_guest(frame: XdpContext) -> u32 {
             }
         }
     }
-    redirect(&frame, Gate::Guest, Gate::Link, RelayOutcome::ToLink)
+    redirect(&frame, &control, (Gate::Guest, Gate::Link), RelayOutcome::ToLink)
 }
 
 /// From the NIC: nothing until failover, then what is for the guest.
@@ -95,7 +95,7 @@ fn relay_nic(frame: XdpContext) -> u32 {
         return end(&frame, Gate::Nic, RelayOutcome::Host, XDP_PASS);
     }
     rewriter::to_guest(&frame, &control);
-    redirect(&frame, Gate::Nic, Gate::Guest, RelayOutcome::ToGuest)
+    redirect(&frame, &control, (Gate::Nic, Gate::Guest), RelayOutcome::ToGuest)
 }
 
 /// Behind `relay_nic`: a copy for the guest of what goes to everybody.
@@ -134,9 +134,9 @@ fn control() -> Option<RelayControl> {
     // SAFETY: RelayControl is eight bytes, aligned to eight, of integers. Volatile: one load, so
     // that all decisions about a frame follow one setting.
     let word = unsafe { control.cast::<u64>().read_volatile() };
-    let [e0, e1, e2, e3, failed_over, learns, ..] = word.to_ne_bytes();
+    let [e0, e1, e2, e3, failed_over, learns, pieces, reserved] = word.to_ne_bytes();
     let epoch = u32::from_ne_bytes([e0, e1, e2, e3]);
-    Some(RelayControl { epoch, failed_over, learns, reserved: [0; 2] })
+    Some(RelayControl { epoch, failed_over, learns, pieces, reserved })
 }
 
 /// Enters the source address of a guest's frame, if it is new and there is room.
@@ -153,9 +153,19 @@ fn is_guests(mac: &GuestMac) -> bool {
     RELAY_MACS.get_ptr(mac).is_some()
 }
 
-/// Sends to another device of the relay.
+/// Sends to another device of the relay, from one gate to the other.
 #[inline(always)]
-fn redirect(frame: &XdpContext, from: Gate, to: Gate, outcome: RelayOutcome) -> u32 {
+fn redirect(
+    frame: &XdpContext,
+    control: &RelayControl,
+    (from, to): (Gate, Gate),
+    outcome: RelayOutcome,
+) -> u32 {
+    let in_pieces = length(frame) as usize > frame.data_end() - frame.data();
+    if in_pieces && control.pieces & (1 << to as u8) == 0 {
+        // The kernel would drop it behind our back (`__xdp_enqueue` in kernel/bpf/devmap.c).
+        return end(frame, from, RelayOutcome::TooLong, XDP_DROP);
+    }
     match RELAY_DEVICES.redirect(to as u32, u64::from(XDP_DROP)) {
         Ok(action) => end(frame, from, outcome, action),
         Err(action) => end(frame, from, RelayOutcome::NoDevice, action),

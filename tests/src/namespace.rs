@@ -140,6 +140,30 @@ impl Namespace {
         })
     }
 
+    /// A counter of this namespace's TCP, as `nstat` calls it without the prefix: `RetransSegs`,
+    /// `TCPSackRecovery`.
+    ///
+    /// # Errors
+    /// When this kernel has no such counter.
+    pub fn tcp_counter(&self, name: &str) -> Result<u64> {
+        let texts = self.run(|| {
+            Ok(["snmp", "netstat"]
+                .map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))))
+        })?;
+        for text in texts {
+            let text = text?;
+            // Two lines each: the names, and the values in the same order.
+            let mut lines = text.lines().filter(|line| line.starts_with("Tcp"));
+            while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
+                let mut pairs = names.split(' ').zip(values.split(' '));
+                if let Some((_, value)) = pairs.find(|(other, _)| *other == name) {
+                    return Ok(value.parse()?);
+                }
+            }
+        }
+        bail!("no TCP counter {name} in network namespace {}", self.name)
+    }
+
     /// Gives `device` IPv6, with the addresses that it is given and no others.
     ///
     /// # Errors
@@ -201,6 +225,17 @@ mod tests {
         let path = namespace.path();
         drop(namespace);
         assert!(!path.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn tcp_is_counted_by_namespace() -> Result {
+        needs_root!();
+        let namespace = Namespace::new("counting")?;
+        for name in ["RetransSegs", "TCPSackRecovery"] {
+            assert_eq!(namespace.tcp_counter(name)?, 0, "{name}");
+        }
+        namespace.tcp_counter("NoSuchCounter").expect_err("there is no such counter");
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -23,6 +23,13 @@ impl RelayLaunch {
     pub fn between(guest: &str, link: &str) -> Self {
         let arguments = ["relay", "--guest", guest, "--link", link].map(OsString::from);
         Self { binary: binary(), arguments: arguments.into() }
+    }
+
+    /// Another binary than [`binary`] names.
+    #[must_use]
+    pub fn binary(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.binary);
+        self
     }
 
     /// With the device that takes the guest's frames after a failover.

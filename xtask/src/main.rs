@@ -66,10 +66,11 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Show in 20 seconds what colo-xdp is for
+    /// Show in less than a minute what colo-xdp is for
     ///
-    /// As root: two guests and a client in network namespaces, the real binary between them, and
-    /// everything removed afterwards. Without root: the same story on two capture files.
+    /// As root, in network namespaces with the real binary, everything removed afterwards: two
+    /// guests that are compared frame by frame, then two hosts with ordinary servers, of which
+    /// first the one and then the other is lost. Without root: the first act on two capture files.
     #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --seconds 5 --json")]
     Demo(demo::Options),
     /// Check formatting and lints, and run every test
@@ -89,17 +90,18 @@ fn run(task: Task) -> anyhow::Result<()> {
             println!("{}", object.display());
         }
         Task::Demo(options) => {
-            build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
             demo::run(&options, &release::build()?)?;
         }
         Task::Test(options) => test::run(&options)?,
         Task::Bench(bench::Bench::Xdp(options)) => {
-            build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
             bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
         }
         Task::Bench(bench::Bench::Chardev(options)) => {
-            build_ebpf::build(&setup::ensure_for_tests()?, Flavour::Release)?;
+            setup::ensure_for_tests()?;
             bench::chardev::run(&options, &release::build()?, &release::build_chardev_load()?)?;
+        }
+        Task::Bench(bench::Bench::Proxy(options)) => {
+            bench::proxy::run(&options, &release::build()?, &release::build_proxy_load()?)?;
         }
     }
     Ok(())

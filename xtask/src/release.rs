@@ -1,16 +1,29 @@
 //! The release builds of `colo-xdp` and of the load generators.
 
-use std::{path::PathBuf, process::Command};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Result, bail};
 
-use crate::{command, workspace};
+use crate::build_ebpf::{self, Flavour};
+use crate::{command, setup, workspace};
 
-/// Builds the binary, which embeds the XDP object that must have been built before.
+/// Names a `colo-xdp` that is to be used instead of a build of this checkout, as in the tests.
+pub(crate) const BINARY: &str = "COLO_XDP_BINARY";
+
+/// The binary, and the XDP object that it embeds: built now, unless [`BINARY`] names another.
 ///
 /// # Errors
-/// The build failed, or put the binary where nobody looks for it.
+/// The machine lacks something, a build failed or put the binary where nobody looks for it, or the
+/// other one does not exist.
 pub(crate) fn build() -> Result<PathBuf> {
+    if let Some(binary) = env::var_os(BINARY).map(PathBuf::from) {
+        eprintln!("using {}, which {BINARY} names", binary.display());
+        return match binary.is_file() {
+            true => Ok(binary),
+            false => bail!("{BINARY}: there is no {}", binary.display()),
+        };
+    }
+    build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
     target("compare-user", ["--bin", "colo-xdp"], "release/colo-xdp")
 }
 
@@ -30,6 +43,15 @@ pub(crate) fn build_pair_sender() -> Result<PathBuf> {
 /// As [`build`].
 pub(crate) fn build_chardev_load() -> Result<PathBuf> {
     target("colo-tests", ["--example", "chardev_load"], "release/examples/chardev_load")
+}
+
+/// Builds what plays client and guests in `cargo xtask bench proxy`: an example of the tests crate
+/// for the same reason.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_proxy_load() -> Result<PathBuf> {
+    target("colo-tests", ["--example", "proxy_load"], "release/examples/proxy_load")
 }
 
 fn target(package: &str, target: [&str; 2], path: &str) -> Result<PathBuf> {

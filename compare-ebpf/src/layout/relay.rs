@@ -28,8 +28,10 @@ pub struct RelayControl {
     pub failed_over: u8,
     /// `1` if the guest's addresses are learned from its frames.
     pub learns: u8,
+    /// Gates, as bits, whose devices send frames of several buffers.
+    pub pieces: u8,
     /// Explicit padding, zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// A TCP connection of the guest.
@@ -123,7 +125,8 @@ pub enum RelayOutcome {
     Host = 3,
     /// From the link after failover: dropped, the primary is lost.
     AfterFailover = 4,
-    /// Too long for the link with its outer headers: dropped.
+    /// Too long for the link with its outer headers, or in several buffers for a device that sends
+    /// only frames in one: dropped.
     TooLong = 5,
     /// The tunnel's next hop is unknown: dropped.
     NoNextHop = 6,

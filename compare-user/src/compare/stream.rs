@@ -72,12 +72,17 @@ impl Stream {
         segment.has(TcpFields::ACK) && both_have && (is_new || is_repeated)
     }
 
-    /// Whether the client must hear again, from the secondary, what it has heard from the primary: the
-    /// secondary repeats itself, and the primary does not, or has gone on. The client's
-    /// acknowledgement, which the link has lost, then comes once more. Only for bytes, or an end of the
-    /// stream, that have left.
+    /// Whether the client must hear from the secondary what both have said: the secondary repeats
+    /// itself, and the primary does not, or has something waiting.
+    ///
+    /// Either the client has heard it, and the link has lost its acknowledgement: that now comes once
+    /// more. Or it has not, because the primary's segment is longer than the part of it that the
+    /// secondary has sent so far: the secondary will not go on before that part is acknowledged.
     fn must_be_repeated(&mut self, segment: &Segment) -> bool {
-        if segment.has(TcpFields::RST) || !self.known.mark || !segment.end.at_or_before(self.mark) {
+        let both_said = self.known.mark && segment.end.at_or_before(self.mark);
+        let both_have = self.known.primary_acknowledged
+            && segment.acknowledgement.at_or_before(self.primary_acknowledged);
+        if segment.has(TcpFields::RST) || !both_said || segment.has(TcpFields::ACK) && !both_have {
             return false;
         }
         if segment.is_empty() {

@@ -39,6 +39,8 @@ pub struct XdpFeatures {
     pub zero_copy: bool,
     /// Receiving frames longer than one buffer.
     pub multi_buffer: bool,
+    /// Accepting redirected frames longer than one buffer.
+    pub accepts_multi_buffer: bool,
 }
 
 // `enum netdev_xdp_act` of linux/netdev.h.
@@ -47,6 +49,7 @@ const XDP_ACT_REDIRECT: u64 = 1 << 1;
 const XDP_ACT_NDO_XMIT: u64 = 1 << 2;
 const XDP_ACT_XSK_ZEROCOPY: u64 = 1 << 3;
 const XDP_ACT_RX_SG: u64 = 1 << 5;
+const XDP_ACT_NDO_XMIT_SG: u64 = 1 << 6;
 
 /// The programs that may be pinned on a device.
 const PROGRAMS: [&str; 5] = ["steer", "mirror", "relay_guest", "relay_link", "relay_nic"];
@@ -96,6 +99,7 @@ impl Device {
             accepts_redirect: flags & XDP_ACT_NDO_XMIT != 0,
             zero_copy: flags & XDP_ACT_XSK_ZEROCOPY != 0,
             multi_buffer: flags & XDP_ACT_RX_SG != 0,
+            accepts_multi_buffer: flags & XDP_ACT_NDO_XMIT_SG != 0,
         })
     }
 }

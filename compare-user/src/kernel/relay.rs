@@ -17,7 +17,7 @@ use compare_ebpf::{
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::attach::{Attachment, Behind, Mode};
+use super::attach::{AttachedMode, Attachment, Behind, Mode};
 use super::bpffs;
 use super::device::{Claim, Device};
 use super::error::KernelError;
@@ -36,6 +36,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// How long an ended connection is kept for repetitions: twice the maximum segment lifetime that
 /// Linux works with (`TCP_TIMEWAIT_LEN`).
 const LINGER: Duration = Duration::from_secs(60);
+
+/// What a page has room for beside headroom and the kernel's own structure, at least.
+const ONE_BUFFER: u32 = 3400;
 
 /// What to relay.
 #[derive(Debug, Clone)]
@@ -278,7 +281,31 @@ impl Relay {
         }
         tracing::info!(device = %device.name, mode = %attachment.mode, "relaying");
         station.present = Some(Present { device, attachment, behind });
-        Ok(())
+        self.note_pieces()
+    }
+
+    /// Tells the programs which devices send frames of several buffers. Generic programs redirect
+    /// socket buffers, which any device sends.
+    fn note_pieces(&mut self) -> Result<(), KernelError> {
+        let mut pieces = 0;
+        let present: Vec<_> =
+            self.stations.iter().filter_map(|it| Some((it.gate, it.present.as_ref()?))).collect();
+        let generic = |it: &&(Gate, &Present)| it.1.attachment.mode == AttachedMode::Generic;
+        let all_generic = present.iter().filter(generic).count() == present.len();
+        for (gate, present) in present {
+            if all_generic || present.device.xdp_features()?.accepts_multi_buffer {
+                pieces |= 1 << gate as u8;
+            } else if present.device.mtu > ONE_BUFFER {
+                tracing::warn!(
+                    device = present.device.name,
+                    mtu = present.device.mtu,
+                    "this device takes no redirected frames of more than one buffer (about {} \
+                     bytes): longer ones are dropped and counted as too_long",
+                    ONE_BUFFER
+                );
+            }
+        }
+        self.set_control(RelayControl { pieces, ..self.control })
     }
 
     /// How each program is attached, for people.

@@ -273,3 +273,28 @@ fn a_secondary_that_missed_the_acknowledgement_of_its_fin_gets_it_again() {
     rig.secondary(segment(3).fin());
     assert_eq!(rig.released().len(), 1);
 }
+
+#[test]
+fn a_secondary_that_cuts_the_stream_finer_is_not_left_waiting_for_the_rest() {
+    let mut rig = slower();
+    rig.both(data(0, b"head").ack(100));
+    rig.primary(data(4, b"one long segment").ack(100));
+    rig.secondary(data(4, b"one ").ack(100));
+    // The rest was lost. The secondary repeats what nobody has acknowledged, and nothing more.
+    assert_eq!(rig.released().len(), 1);
+    rig.secondary(data(4, b"one ").ack(100));
+    assert_eq!(rig.reasons()[1..], [Release::Slower]);
+    assert_eq!(rig.released()[1], data(4, b"one ").ack(100).frame());
+    rig.secondary(data(8, b"long segment").ack(100));
+    assert_eq!(rig.reasons()[2..], [Release::Matched]);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn what_the_secondary_repeats_acknowledges_nothing_that_the_primary_has_not() {
+    let mut rig = slower();
+    rig.both(data(0, b"page").ack(100));
+    rig.primary(data(4, b"next").ack(100));
+    rig.secondary(data(0, b"page").ack(200));
+    assert_eq!(rig.released().len(), 1);
+}

@@ -335,6 +335,55 @@ fn copies_go_into_the_tunnel_and_the_primary_gets_them_bare() {
 }
 
 #[test]
+fn frames_that_lie_about_themselves_are_mirrored_as_they_are() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let mut mirror = Mirror::attach(mirror_options(Mode::Native)).unwrap();
+        let tcp = {
+            let link = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], GUEST);
+            let mut frame = Vec::new();
+            link.ipv4([10, 0, 0, 9], [10, 0, 0, 2], 64)
+                .tcp(1, 2, 3, 4)
+                .rst()
+                .write(&mut frame, &[])
+                .unwrap();
+            frame
+        };
+        let changed = |at: usize, byte: u8| {
+            let mut frame = tcp.clone();
+            frame[at] = byte;
+            frame
+        };
+        let extension_headers = {
+            // Next header hop-by-hop, again and again.
+            let mut packet = vec![0x60, 0, 0, 0, 0, 200, 0, 64];
+            packet.extend([0; 232]);
+            ethernet(GUEST, 0x86dd, &packet)
+        };
+        let bad = [
+            ethernet(GUEST, 0x0800, &[]),
+            ethernet(GUEST, 0x86dd, &[0x60]),
+            // A header of no words, a total length beyond the frame, a later fragment, no TCP header.
+            changed(14, 0x40),
+            changed(16, 0xff),
+            changed(21, 7),
+            tcp[..40].to_vec(),
+            extension_headers,
+        ];
+        bad.iter().for_each(|frame| bench.network.send(frame));
+        let [primary, link, host] = bench.arrived();
+        assert_eq!(primary, bad);
+        assert_eq!(link, bad);
+        assert!(host.is_empty());
+        assert_eq!(count(&mirror, MirrorOutcome::Mirrored), bad.len() as u64);
+        // None of them is a reset: the one that says so is not all there.
+        let told = mirror.resets();
+        assert!(told.iter().all(|key| key.family == 4), "{told:?}");
+        mirror.detach().unwrap();
+    });
+}
+
+#[test]
 fn resets_of_the_network_are_told() {
     in_namespace(|| {
         let mut bench = Bench::new();

@@ -678,6 +678,38 @@ fn idle_connections_go_and_those_of_a_survivor_stay() {
 }
 
 #[test]
+fn frames_of_several_buffers_pass_where_the_device_takes_them_and_are_counted_elsewhere() {
+    in_namespace(|| {
+        let frame = V4.client().payload(&[1; 8000]).frame();
+        for name in ["guest", "link0"] {
+            let far = if name == "guest" { "inside" } else { "far" };
+            ip(&format!("link add {name} mtu 9000 type veth peer name {far} mtu 9000"));
+            ip(&format!("link set {name} up"));
+            ip(&format!("link set {far} up"));
+        }
+        let options = || RelayOptions { nic: None, ..relay_options() };
+        let _passes = ["inside", "far"].map(|end| Pass::attach(&device(end)).unwrap());
+        let (mut far, mut inside) = (Wire::open(&device("far")), Wire::open(&device("inside")));
+        let relay = Relay::attach(options()).unwrap();
+        far.send(&frame);
+        assert_eq!(only(inside.drain()), frame);
+        relay.detach().unwrap();
+
+        ip("link del guest");
+        let _guest = crate::network::tap("guest");
+        ip("link set guest mtu 9000");
+        let relay = Relay::attach(options()).unwrap();
+        far.send(&frame);
+        crate::network::wait_until(|| {
+            let outcomes = relay.outcomes().unwrap();
+            let (_, row) = outcomes.into_iter().find(|(device, _)| device == "link0").unwrap();
+            row.into_iter().any(|(name, tally)| name == "too_long" && tally.packets == 1)
+        });
+        relay.detach().unwrap();
+    });
+}
+
+#[test]
 fn the_tunnel_takes_frames_of_its_peer_and_its_vni_only() {
     in_namespace(|| {
         let mut bench = Bench::new(|options| {

@@ -27,7 +27,7 @@ impl Progress {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn add(&self, bytes: usize) {
+    pub(super) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -45,12 +45,12 @@ impl Progress {
     }
 }
 
-/// A transfer that was verified.
+/// What was transferred and verified.
 #[derive(Debug, Clone, Copy)]
 pub struct Transfer {
     /// Bytes of content.
     pub bytes: u64,
-    /// From the first byte of the request to the end.
+    /// For one transfer, from the first byte of the request to the end.
     pub took: Duration,
 }
 
@@ -187,24 +187,42 @@ impl Download {
         let mut stream = BufReader::with_capacity(CHUNK, connect(None, server)?);
         let started = Instant::now();
         let path = format!("/bytes/{seed}/{length}{rate}");
-        let offered = request(&mut stream, "GET", &path, 0, true)?;
-        ensure!(offered == length, "{offered} bytes are offered, not {length}");
-        let (mut digester, mut came) = (Digester::default(), 0);
-        while came < length {
-            let part = stream.fill_buf().with_context(|| format!("after {came} bytes"))?;
-            ensure!(!part.is_empty(), "the connection ends after {came} of {length} bytes");
+        let mut digester = Digester::default();
+        download_on(&mut stream, &path, length, true, progress, |part| {
             digester.update(part);
-            let part = part.len();
-            stream.consume(part);
-            progress.add(part);
-            came += part as u64;
-        }
-        ensure!(came == length, "{came} bytes came, not {length}");
+            Ok(())
+        })?;
         expect_end(&mut stream)?;
         let took = started.elapsed();
         ensure!(digester.finish() == Digest::of_stream(seed, length), "the content is another");
         Ok(Transfer { bytes: length, took })
     }
+}
+
+/// Downloads `length` bytes from `path` on an open connection and hands each part to `take`.
+pub(super) fn download_on(
+    stream: &mut BufReader<TcpStream>,
+    path: &str,
+    length: u64,
+    close: bool,
+    progress: &Progress,
+    mut take: impl FnMut(&[u8]) -> Result,
+) -> Result {
+    let offered = request(stream, "GET", path, 0, close)?;
+    ensure!(offered == length, "{offered} bytes are offered, not {length}");
+    let mut came = 0;
+    while came < length {
+        let part = stream.fill_buf().with_context(|| format!("after {came} bytes"))?;
+        ensure!(!part.is_empty(), "the connection ends after {came} of {length} bytes");
+        let most = usize::try_from(length - came).unwrap_or(usize::MAX);
+        let part = &part[..part.len().min(most)];
+        take(part)?;
+        let part = part.len();
+        stream.consume(part);
+        progress.add(part);
+        came += part as u64;
+    }
+    Ok(())
 }
 
 /// An upload that is to be made.
@@ -214,13 +232,21 @@ pub struct Upload {
     pub seed: u64,
     /// Its length in bytes.
     pub length: u64,
+    /// At most so many bytes a second.
+    pub rate: Option<u64>,
 }
 
 impl Upload {
     /// As fast as it goes.
     #[must_use]
     pub fn new(seed: u64, length: u64) -> Self {
-        Self { seed, length }
+        Self { seed, length, rate: None }
+    }
+
+    /// At most `rate` bytes a second.
+    #[must_use]
+    pub fn paced(self, rate: u64) -> Self {
+        Self { rate: Some(rate), ..self }
     }
 
     /// Makes it; the server says what digest the content had.
@@ -228,12 +254,35 @@ impl Upload {
     /// # Errors
     /// When it is not taken, or arrived as something else.
     pub fn run(self, server: SocketAddr, progress: &Progress) -> Result<Transfer> {
-        let Self { seed, length } = self;
         let mut stream = BufReader::new(connect(None, server)?);
         let started = Instant::now();
-        ask(stream.get_mut(), "PUT", "/upload", length, true)?;
+        let digest = self.send_on(&mut stream, true, progress)?;
+        let said = expect_digest(&mut stream)?;
+        expect_end(&mut stream)?;
+        let took = started.elapsed();
+        ensure!(said == digest, "{said} arrived, not {digest}");
+        Ok(Transfer { bytes: self.length, took })
+    }
+
+    /// Makes it on an open connection, which stays open.
+    pub(super) fn run_on(self, stream: &mut BufReader<TcpStream>, progress: &Progress) -> Result {
+        let digest = self.send_on(stream, false, progress)?;
+        let said = expect_digest(stream)?;
+        ensure!(said == digest, "{said} arrived, not {digest}");
+        Ok(())
+    }
+
+    /// Sends request and content; returns the content's digest.
+    fn send_on(
+        self,
+        stream: &mut BufReader<TcpStream>,
+        close: bool,
+        progress: &Progress,
+    ) -> Result<String> {
+        let Self { seed, length, rate } = self;
+        ask(stream.get_mut(), "PUT", "/upload", length, close)?;
         let (mut source, mut digester) = (Source::new(seed), Digester::default());
-        let (mut chunk, mut sent) = (vec![0; CHUNK], 0);
+        let (mut chunk, mut sent, started) = (vec![0; CHUNK], 0, Instant::now());
         while sent < length {
             let part = (CHUNK as u64).min(length - sent) as usize;
             source.fill(&mut chunk[..part]);
@@ -244,16 +293,21 @@ impl Upload {
                 .with_context(|| format!("after {sent} bytes"))?;
             progress.add(part);
             sent += part as u64;
+            if let Some(rate) = rate {
+                let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+                std::thread::sleep(due.saturating_sub(started.elapsed()));
+            }
         }
-        let mut said = String::new();
-        let digest_length = answer(&mut stream)?;
-        (&mut stream).take(digest_length).read_to_string(&mut said)?;
-        expect_end(&mut stream)?;
-        let took = started.elapsed();
-        let digest = digester.finish().to_string();
-        ensure!(said == digest, "{said} arrived, not {digest}");
-        Ok(Transfer { bytes: length, took })
+        Ok(digester.finish().to_string())
     }
+}
+
+/// Reads the answer to an upload: the digest of what arrived.
+fn expect_digest(stream: &mut BufReader<TcpStream>) -> Result<String> {
+    let mut said = String::new();
+    let length = answer(stream)?;
+    stream.take(length).read_to_string(&mut said)?;
+    Ok(said)
 }
 
 /// Starts a download and resets the connection after `after` bytes of it.

@@ -9,6 +9,7 @@ mod crowd;
 mod dial;
 mod exchange;
 mod latency;
+mod streams;
 
 pub use crowd::{Crowd, Style, Tally};
 pub(crate) use dial::reset;
@@ -17,3 +18,4 @@ pub use exchange::{
     Called, Download, Progress, Talk, Transfer, Upload, abort, banner, fetch, get, half_close,
 };
 pub use latency::Latencies;
+pub use streams::{Bound, Streams};

@@ -1,6 +1,7 @@
 //! The pair at work: comparator with its mirror on one host, relay on the other, services in both
 //! guests.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -11,7 +12,7 @@ use crate::Result;
 use crate::comparator::{Comparator, Launch};
 use crate::control::Status;
 use crate::namespace::Namespace;
-use crate::program::{Outcome, Program};
+use crate::program::{Outcome, Program, binary};
 use crate::relay::{Relay, RelayLaunch};
 use crate::service::Services;
 
@@ -23,6 +24,7 @@ const SETTLING: Duration = Duration::from_secs(6);
 #[derive(Debug, Clone)]
 pub struct PairLaunch {
     plan: Plan,
+    binary: PathBuf,
     comparator: Vec<String>,
     relay: Vec<String>,
     learn: bool,
@@ -32,7 +34,14 @@ impl PairLaunch {
     /// On a network of this plan. Both sides are told the guest's Ethernet address.
     #[must_use]
     pub fn on(plan: Plan) -> Self {
-        Self { plan, comparator: Vec::new(), relay: Vec::new(), learn: false }
+        Self { plan, binary: binary(), comparator: Vec::new(), relay: Vec::new(), learn: false }
+    }
+
+    /// Another binary than [`binary`] names.
+    #[must_use]
+    pub fn binary(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.binary);
+        self
     }
 
     /// With more arguments for `colo-xdp run`.
@@ -61,6 +70,7 @@ impl PairLaunch {
     pub fn relay_launch(&self, network: &Network) -> RelayLaunch {
         let host = &network.secondary;
         RelayLaunch::between(&host.guest_device, &host.link)
+            .binary(&self.binary)
             .nic(&host.nic)
             .arguments(&self.both(network, Side::Secondary))
             .arguments(&self.relay)
@@ -77,7 +87,9 @@ impl PairLaunch {
         ]
         .concat();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Launch::between_devices([&host.guest_device, &host.link, &host.nic]).arguments(&arguments)
+        Launch::between_devices([&host.guest_device, &host.link, &host.nic])
+            .binary(&self.binary)
+            .arguments(&arguments)
     }
 
     /// What both sides take.
@@ -90,9 +102,17 @@ impl PairLaunch {
     /// Builds the network and starts everything on it.
     ///
     /// # Errors
-    /// As [`Network::new`], [`RelayLaunch::start`], [`Launch::start`] and [`Services::start`].
+    /// As [`Network::new`] and [`PairLaunch::start_on`].
     pub fn start(self) -> Result<Pair> {
         let network = Network::new(self.plan)?;
+        self.start_on(network)
+    }
+
+    /// Starts everything on `network`, which takes the place of the plan.
+    ///
+    /// # Errors
+    /// As [`RelayLaunch::start`], [`Launch::start`] and [`Services::start`].
+    pub fn start_on(self, network: Network) -> Result<Pair> {
         // The relay first: its program on the link is what lets the link take mirrored frames.
         let relay = self.relay_launch(&network).start(&network.secondary.namespace)?;
         let comparator = self.comparator_launch(&network).start(&network.primary.namespace)?;

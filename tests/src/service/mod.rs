@@ -29,7 +29,7 @@ use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use conversation::Conversation;
-pub use pages::{Pages, page};
+pub use pages::{Pages, page, page_answer};
 
 use crate::Result;
 use crate::namespace::Namespace;

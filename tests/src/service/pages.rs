@@ -35,6 +35,13 @@ pub fn page(number: u64) -> Vec<u8> {
     payload::bytes(seed, length)
 }
 
+/// All that a server says to who asks for page `number` and for nothing else, head and content.
+#[must_use]
+pub fn page_answer(number: u64) -> Vec<u8> {
+    let body = page(number);
+    [head("200 OK", body.len() as u64, true), body].concat()
+}
+
 /// The pages of one guest; a test can make one of them differ.
 #[derive(Debug, Default)]
 pub struct Pages {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use colo_tests::digest::Digest;
 use colo_tests::load::{fetch, get};
 use colo_tests::pair::{Pair, Plan};
-use colo_tests::service::page;
+use colo_tests::service::{page, page_answer};
 use colo_tests::{Result, needs_root};
 
 use crate::pages;
@@ -26,11 +26,8 @@ fn the_answer_is_held_the_divergence_names_the_byte_and_a_checkpoint_frees_it() 
 
         let divergence = pair.comparator().event("divergence")?;
         assert_eq!(divergence["reason"], "payload", "{divergence}");
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            page(PAGE).len()
-        );
-        assert_eq!(divergence["offset"], head.len() + AT, "{divergence}");
+        let head = page_answer(PAGE).len() - page(PAGE).len();
+        assert_eq!(divergence["offset"], head + AT, "{divergence}");
         let byte = page(PAGE)[AT];
         assert_eq!(divergence["primary"]["byte"], byte, "{divergence}");
         assert_eq!(divergence["secondary"]["byte"], byte ^ 0x5a, "{divergence}");

@@ -4,10 +4,10 @@ use std::thread;
 use std::time::Duration;
 
 use colo_tests::load::{Crowd, Download, Progress, Style, fetch};
-use colo_tests::pair::{Family, Impairment, Link, Pair, Plan};
+use colo_tests::pair::{Family, Link, Pair, Plan};
 use colo_tests::{Result, needs_root};
 
-use crate::{both_ways, finish_identical, pages};
+use crate::{PATIENT, both_ways, finish_identical, impair_link, pages};
 
 fn crowd() -> Crowd {
     let within = Duration::from_secs(60);
@@ -87,8 +87,8 @@ fn encapsulated_over_a_routed_network_that_loses_and_reorders() -> Result {
     for family in Family::BOTH {
         let link = Link::Routed(family);
         let plan = Plan { link, link_wire: Some(7), ..Plan::default() };
-        let pair = Pair::new(plan, &[])?;
-        pair.network.link_wire().impair_both(Impairment::BAD_PATH);
+        let pair = Pair::new(plan, &PATIENT)?;
+        impair_link(&pair);
         for (seed, server) in (500..).step_by(10).zip(pages()) {
             both_ways(&pair, server, seed, 4_000_000)?;
         }

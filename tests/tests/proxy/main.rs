@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 
 use colo_tests::Result;
 use colo_tests::load::{Download, Progress, Upload};
-use colo_tests::pair::{Ended, Family, Pair};
+use colo_tests::pair::{Direction, Ended, Family, Impairment, Pair};
 use colo_tests::service::port;
 
 /// The guests' web servers, by address family.
@@ -48,4 +48,17 @@ fn finish_identical(pair: Pair) -> Result<Ended> {
     let ended = pair.finish()?;
     ended.check_identical()?;
     Ok(ended)
+}
+
+/// Where retransmissions are lost too, TCP may need longer than the comparator's 3 s.
+const PATIENT: [&str; 2] = ["--compare-timeout", "15s"];
+
+/// Makes the link of a pair a bad one. What it loses on the way to the secondary the client repeats at
+/// once, told by the secondary's SACK blocks. What it loses of the secondary's answers only the
+/// secondary can repeat, after its retransmission timeout: nothing of the stream has reached the client
+/// that would tell it sooner. There the link must be fair.
+fn impair_link(pair: &Pair) {
+    let wire = pair.network.link_wire();
+    wire.impair(Direction::Forth, Impairment::BAD_PATH);
+    wire.impair(Direction::Back, Impairment::FAIR_PATH);
 }

@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: what the software costs on this machine.
 
 pub(crate) mod chardev;
+mod median;
+pub(crate) mod proxy;
 pub(crate) mod xdp;
 
 use clap::Subcommand;
@@ -27,4 +29,27 @@ pub(crate) enum Bench {
         after_help = "Examples:\n  cargo xtask bench chardev\n  cargo xtask bench chardev --seconds 5 --json"
     )]
     Chardev(chardev::Options),
+    /// Real TCP through mirror, comparator and relay, beside plain forwarding
+    ///
+    /// Needs root. Client, guests and hosts are network namespaces joined by veth devices, with the
+    /// kernel's own TCP; every trial has a network of its own, and the variants take turns:
+    ///
+    /// plain       a bridge on the primary host, no secondary, no colo-xdp
+    ///
+    /// standalone  colo-xdp run --standalone: XDP forwards between NIC and primary in the kernel, the
+    ///             mirror copies nothing to the link, the comparator's process has no part in it
+    ///
+    /// forwarding  both guests get and answer everything; the primary's frames go through the
+    ///             comparator's rings and leave without a look, the secondary's are dropped there
+    ///
+    /// comparing   the proxy at work
+    ///
+    /// Loads: 2,000 connections opened eight at a time; 1 and 32 connections kept busy to the client
+    /// and to the guest. All content is verified. What is the same in all of them, the client, the
+    /// primary and the load generator, shares the cores with what is measured.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "Examples:\n  cargo xtask bench proxy\n  cargo xtask bench proxy --quick --json\n  cargo xtask bench proxy --rounds 3 -- --max-queue-size 8192"
+    )]
+    Proxy(proxy::Options),
 }

@@ -15,8 +15,6 @@ use super::traffic::{self, Conversations};
 
 /// Between two bursts: slow enough to be watched.
 const PACE: Duration = Duration::from_millis(50);
-/// Between two live lines where they do not replace each other.
-const SPARSE: Duration = Duration::from_secs(1);
 /// The guests are one process on a busy machine: frames of the secondary may be late by more
 /// than the default of 2 ms without meaning anything.
 const GRACE: [&str; 2] = ["--reorder-grace", "200ms"];
@@ -96,8 +94,7 @@ impl Story<'_> {
             let burst = Instant::now();
             self.exchange()?;
             let over = start.elapsed() >= length;
-            let due =
-                shown.is_none_or(|at: Instant| self.screen.redraws() || at.elapsed() >= SPARSE);
+            let due = shown.is_none_or(|at: Instant| at.elapsed() >= self.screen.pace());
             if due || over {
                 shown = Some(Instant::now());
                 self.show(&self.stage.comparator.status()?);

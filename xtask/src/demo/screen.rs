@@ -3,8 +3,14 @@
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _, stderr, stdout};
+use std::time::Duration;
 
 use serde_json::Value;
+
+/// Between two live lines that replace each other.
+const REDRAW: Duration = Duration::from_millis(50);
+/// Between two live lines that do not.
+const SPARSE: Duration = Duration::from_secs(1);
 
 /// Where the story and its result are shown.
 ///
@@ -44,9 +50,9 @@ impl Screen {
         }
     }
 
-    /// True when live lines replace each other, so that they may come often.
-    pub(super) fn redraws(&self) -> bool {
-        self.redraws
+    /// How often live lines should come: often where they replace each other.
+    pub(super) fn pace(&self) -> Duration {
+        if self.redraws { REDRAW } else { SPARSE }
     }
 
     /// The result: with `--json` the one object on standard output.

@@ -15,9 +15,6 @@ use crate::{
     workspace,
 };
 
-/// The binary that the end-to-end tests drive.
-const BINARY: &str = "COLO_XDP_BINARY";
-
 const HELP: &str = "\
 Without --lint, --unit or --netns all three run.
 
@@ -172,7 +169,7 @@ fn netns(steps: &mut Steps, filters: &[String]) {
             ]);
             // One at a time: each moves frames in real time, with a comparator that has a core
             // to itself.
-            test.arg("--test-threads=1").args(filters).env(BINARY, &binary);
+            test.arg("--test-threads=1").args(filters).env(release::BINARY, &binary);
             counted(&mut test, tally)
         });
     }

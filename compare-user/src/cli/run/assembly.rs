@@ -214,7 +214,7 @@ fn lane_options(args: &Args, lengths: RangeInclusive<usize>) -> LaneOptions {
 
 fn comparator_config(args: &Args) -> Config {
     Config {
-        queue_limit: args.max_queue_size,
+        queue_limit: args.max_queue_size(),
         flow_limit: args.max_flows,
         held_limit: args.frames / 4 * 3,
         compare_timeout: args.compare_timeout,

@@ -115,9 +115,10 @@ pub(super) struct Args {
     /// environment; one at a time, at most one a second.
     #[arg(long, value_name = "COMMAND")]
     on_divergence: Option<String>,
-    /// Frames held per flow and side.
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
-    max_queue_size: u16,
+    /// Frames held per flow and side [default: 8192 with --mirror, else 1024]. With --mirror it should be
+    /// more than the segments of the clients' largest TCP window.
+    #[arg(long, value_name = "N", hide_default_value = true, value_parser = clap::value_parser!(u16).range(1..))]
+    max_queue_size: Option<u16>,
     /// While a checkpoint is outstanding, ask again this often.
     #[arg(long, value_name = "TIME", default_value = "1000", value_parser = duration::parse_timeout)]
     expired_scan_cycle: Duration,
@@ -241,6 +242,11 @@ impl Args {
             OnExit::Closed => EmptySlot::Drop,
             OnExit::Open => EmptySlot::Pass,
         }
+    }
+
+    /// QEMU's default, or what a whole TCP window needs: one guest may be that much ahead.
+    fn max_queue_size(&self) -> u16 {
+        self.max_queue_size.unwrap_or(if self.mirror.is_some() { 8192 } else { 1024 })
     }
 
     fn ack_gate(&self) -> AckGate {

@@ -6,18 +6,7 @@ use serde_json::{Value, json};
 
 use super::Case;
 use super::trial::{Mode, Stand, Trial};
-
-/// The middle one of `values`, or the mean of the two middle ones; none of none.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-    }
-}
+use crate::bench::median::median;
 
 /// Everything that was measured.
 pub(super) struct Report {
@@ -197,13 +186,6 @@ fn row(f: &mut fmt::Formatter<'_>, case: &Case, column: &Column) -> fmt::Result 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_one_or_between_the_two_middle_ones() {
-        assert_eq!(median([]), None);
-        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median([4.0, 1.0, 3.0, 2.0]), Some(2.5));
-    }
 
     #[test]
     fn ratios_are_taken_within_a_round() {

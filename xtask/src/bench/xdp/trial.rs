@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::Case;
+use crate::bench::median::median;
 
 /// How the comparator runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +131,7 @@ impl Trial {
             waited: stream["waited_seconds"].as_f64()? / seconds,
             alone: found["bursts"]["nanoseconds_per_pair"]
                 .as_array()
-                .and_then(|paces| super::report::median(paces.iter().filter_map(Value::as_f64))),
+                .and_then(|paces| median(paces.iter().filter_map(Value::as_f64))),
             per_call: sent["transmitted"].as_f64()? / sent["wakeups"].as_f64()?.max(1.0),
             lost: found["lost"].as_u64()?,
             intact: found["intact"].as_bool()?,
