@@ -121,6 +121,8 @@ pub struct Outcome {
     pub took: Duration,
     /// Its last event: the counters.
     pub summary: Status,
+    /// Events that nobody had taken, the summary aside.
+    pub unread: Vec<Value>,
     /// What it logged.
     pub log: String,
 }
@@ -324,7 +326,8 @@ impl Program {
         };
         self.stopped = true;
         let summary = self.event("summary")?;
-        Ok(Outcome { status, took, summary: Status(summary), log: self.log() })
+        let unread = self.unread.drain(..).collect();
+        Ok(Outcome { status, took, summary: Status(summary), unread, log: self.log() })
     }
 
     /// Kills it with SIGKILL, as a crash would, and waits until the kernel has taken it apart.

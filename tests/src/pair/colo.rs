@@ -156,10 +156,16 @@ impl Ended {
     /// # Errors
     /// When it did, or was lost.
     pub fn check_identical(&self) -> Result {
-        let summary = &self.comparator.as_ref().context("the comparator was lost")?.summary;
+        let comparator = self.comparator.as_ref().context("the comparator was lost")?;
+        let summary = &comparator.summary;
         for counter in ["divergences", "checkpoint_requests"] {
             let count = summary.count(counter);
-            ensure!(count == 0, "{counter} is {count}, between identical guests: {}", summary.0);
+            ensure!(
+                count == 0,
+                "{counter} is {count}, between identical guests: {}\n{:?}",
+                summary.0,
+                comparator.unread
+            );
         }
         ensure!(summary.count("matched") > 0, "nothing was compared: {}", summary.0);
         Ok(())
