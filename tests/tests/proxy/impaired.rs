@@ -115,7 +115,9 @@ fn the_options_of_a_connection_are_those_of_both_guests() -> Result {
             guest.set(&values)?;
         }
         for (family, server) in Family::BOTH.into_iter().zip(pages()) {
-            let talk = pair.client().run(|| Talk::open(family.guest()))?;
+            let mut talk = pair.client().run(|| Talk::open(family.guest()))?;
+            // An answer takes both guests: by then both have the connection.
+            talk.say("are you there")?;
             for guest in [&pair.network.primary.guest, &pair.network.secondary.guest] {
                 let listing = guest.command("ss", &["-Htino", "sport", "=", ":7"])?.stdout;
                 let listing = String::from_utf8_lossy(&listing).into_owned();
