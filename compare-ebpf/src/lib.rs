@@ -13,7 +13,7 @@ pub mod rewrite;
 
 pub use layout::mirror::{
     GUEST_SLOTS, GuestMac, LEARNED_MACS, LONGEST_CLONE, MAC_SLOTS, MirrorGuest, MirrorOutcome,
-    REINJECTED, RESETS_BYTES,
+    REINJECTED, RESETS_BYTES, Reset,
 };
 pub use layout::relay::{
     Connection, ConnectionKey, Gate, Handshake, RelayControl, RelayEvent, RelayOutcome,

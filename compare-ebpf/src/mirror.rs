@@ -14,14 +14,15 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{
     BPF_F_BROADCAST, BPF_F_EXCLUDE_INGRESS, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT,
 };
-use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, DevMap, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use compare_ebpf::rewrite::RST;
 use compare_ebpf::{
     ConnectionKey, FAMILY_IPV6, GUEST_SLOTS, GuestMac, LEARNED_MACS, LONGEST_CLONE, MAC_SLOTS,
-    MirrorGuest, MirrorOutcome, OUTER_IPV4, OUTER_IPV6, REINJECTED, RESETS_BYTES, Tally, Tunnel,
+    MirrorGuest, MirrorOutcome, OUTER_IPV4, OUTER_IPV6, REINJECTED, RESETS_BYTES, Reset, Tally,
+    Tunnel,
 };
 
 use crate::bytes::{length, load};
@@ -164,7 +165,7 @@ fn tell_reset(frame: &XdpContext) {
     if flags & RST == 0 {
         return;
     }
-    let key = ConnectionKey {
+    let connection = ConnectionKey {
         guest: flow.destination,
         remote: flow.source,
         guest_port: flow.destination_port,
@@ -173,7 +174,9 @@ fn tell_reset(frame: &XdpContext) {
         family: flow.family,
         reserved: [0; 3],
     };
-    let _ = RESETS.output::<ConnectionKey>(key, 0);
+    // SAFETY: no arguments.
+    let at = unsafe { bpf_ktime_get_ns() };
+    let _ = RESETS.output::<Reset>(Reset { at, connection, reserved: 0 }, 0);
 }
 
 /// Sends to one device, or drops and counts that.

@@ -53,8 +53,8 @@ pub enum Command {
     Checkpoint(Sender<Flushed>),
     /// One side is lost: flush and pass the survivor's frames.
     Failover(Side, Sender<Flushed>),
-    /// The other ends of these connections have reset them.
-    Reset(Vec<FlowKey>),
+    /// The other ends of these connections have reset them, then.
+    Reset(Vec<(FlowKey, Instant)>),
     /// Compare again.
     Rearm(Sender<()>),
     /// Report the state.
@@ -560,9 +560,12 @@ impl<P: Port> Lane<P> {
                 self.decisions.tell(Event::Standalone { survivor, released: flushed.released });
                 let _ = reply.send(flushed);
             }
-            Command::Reset(keys) => {
-                let (store, sink) = (&self.store, &mut self.decisions);
-                self.comparator.connections_reset(&keys, now, store, sink);
+            Command::Reset(resets) => {
+                for (key, at) in &resets {
+                    let at = self.timestamp(*at);
+                    let (store, sink) = (&self.store, &mut self.decisions);
+                    self.comparator.connection_reset(key, at, now, store, sink);
+                }
             }
             Command::Rearm(reply) => {
                 self.comparator.rearm();

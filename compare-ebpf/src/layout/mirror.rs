@@ -1,6 +1,6 @@
 //! What `mirror` and user space share: whose frame goes where, and how many did.
 
-use crate::Tunnel;
+use crate::{ConnectionKey, Tunnel};
 
 /// Guests that can share one NIC.
 pub const GUEST_SLOTS: u32 = 16;
@@ -22,8 +22,20 @@ pub const LONGEST_CLONE: u32 = 3400;
 /// own; the lowest byte is the guest's slot.
 pub const REINJECTED: u32 = 0xc010_5500;
 
-/// Bytes of the `RESETS` ring: room for a thousand connections between two looks.
+/// Bytes of the `RESETS` ring: room for some hundred connections between two looks.
 pub const RESETS_BYTES: u32 = 65_536;
+
+/// A connection that the network has reset.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reset {
+    /// When the reset was seen, in nanoseconds of the monotonic clock.
+    pub at: u64,
+    /// Which connection.
+    pub connection: ConnectionKey,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
 
 /// An Ethernet address as a map key.
 #[repr(C)]
@@ -115,4 +127,5 @@ impl MirrorOutcome {
 }
 
 const _: () = assert!(size_of::<GuestMac>() == 6);
+const _: () = assert!(size_of::<Reset>() == 56);
 const _: () = assert!(size_of::<MirrorGuest>() == 144);

@@ -31,12 +31,13 @@ impl<F> Comparator<F> {
         self.standalone = Some(survivor);
     }
 
-    /// The other end has reset these connections, and both guests have had the time to say what they
-    /// had begun to say: what is held of them is dropped, for one guest may have said more than the
-    /// other. A connection that has begun anew meanwhile is left alone.
-    pub fn connections_reset<S, K>(
+    /// The other end has reset a connection at `at`, and both guests have had the time to say what they
+    /// had begun to say: what is held of it is dropped, for one guest may have said more than the other.
+    /// A connection that has begun since on the same ports is left alone.
+    pub fn connection_reset<S, K>(
         &mut self,
-        keys: &[FlowKey],
+        key: &FlowKey,
+        at: Timestamp,
         now: Timestamp,
         store: &S,
         sink: &mut K,
@@ -44,16 +45,12 @@ impl<F> Comparator<F> {
         S: FrameStore<Frame = F>,
         K: Sink<S>,
     {
-        let turn = &mut Call { store, sink, now };
-        for key in keys {
-            let Some(flow) = self.flows.find(key) else { continue };
-            self.bring_up_to_date(flow);
-            if let Kind::Stream(stream) = &self.flows.get(flow).kind
-                && !stream.waits_for_syn()
-                && stream.next.is_empty()
-            {
-                self.drop_held(flow, turn);
-            }
+        let Some(flow) = self.flows.find(key) else { return };
+        self.bring_up_to_date(flow);
+        if let Kind::Stream(stream) = &self.flows.get(flow).kind
+            && (!stream.known.primary_syn || stream.begun <= at)
+        {
+            self.drop_held(flow, &mut Call { store, sink, now });
         }
     }
 

@@ -73,7 +73,7 @@ impl Stream {
     }
 
     /// Whether the client must hear from the secondary what both have said: the secondary repeats
-    /// itself, and the primary does not, or has something waiting.
+    /// itself again and again, and the primary does not.
     ///
     /// Either the client has heard it, and the link has lost its acknowledgement: that now comes once
     /// more. Or it has not, because the primary's segment is longer than the part of it that the
@@ -95,7 +95,7 @@ impl Stream {
         let again = self.known.repeated && self.repeated == segment.start;
         self.repeated = segment.start;
         self.known.repeated = true;
-        again || !segment.is_empty() && !self.primary.is_empty()
+        again
     }
 
     /// Whether the client must hear a SYN-ACK of the secondary's that it has answered already: its
@@ -285,7 +285,12 @@ impl<F> Comparator<F> {
         let entry = self.flows.get_mut(flow);
         let blocked = entry.blocked;
         let stream = entry.stream();
-        if stream.is_told_by_secondary(segment) && !blocked {
+        // What of the primary's waits has older timestamps than this. A client that has seen a newer one
+        // drops it (RFC 7323 section 5), so nothing with payload may wait.
+        let (head, tail) = (stream.gated.head, stream.gated.tail);
+        let only_bare = head == NIL || head == tail && self.slab.get(head).segment.is_empty();
+        let first = stream.primary.is_empty() && only_bare;
+        if first && stream.is_told_by_secondary(segment) && !blocked {
             stream.note_acknowledgement_left(segment);
             return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
         }

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::ProgramFd;
-use compare_ebpf::{ConnectionKey, GUEST_SLOTS, GuestMac, MirrorGuest, MirrorOutcome, Tally};
+use compare_ebpf::{
+    ConnectionKey, GUEST_SLOTS, GuestMac, MirrorGuest, MirrorOutcome, Reset, Tally,
+};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::attach::{AttachedMode, Attachment, Behind, Mode};
@@ -179,12 +181,12 @@ impl Mirror {
 
     /// Connections that the network has reset since the last call: neither guest says anything more
     /// in them.
-    pub fn resets(&mut self) -> Vec<ConnectionKey> {
-        let mut keys = Vec::new();
+    pub fn resets(&mut self) -> Vec<Reset> {
+        let mut resets = Vec::new();
         while let Some(item) = self.resets.next() {
-            keys.extend(read_key(&item));
+            resets.extend(read_reset(&item));
         }
-        keys
+        resets
     }
 
     /// Looks at the devices and the tunnel's next hop, and tells the programs what has changed.
@@ -349,7 +351,12 @@ impl OnNic {
     }
 }
 
-/// A connection as the program has written it.
+/// A reset as the program has written it.
+fn read_reset(bytes: &[u8]) -> Option<Reset> {
+    let (at, connection) = bytes.split_first_chunk()?;
+    Some(Reset { at: u64::from_ne_bytes(*at), connection: read_key(connection)?, reserved: 0 })
+}
+
 fn read_key(bytes: &[u8]) -> Option<ConnectionKey> {
     let word = |at: usize| {
         let bytes = bytes.get(at..at + 4)?;

@@ -27,7 +27,7 @@ pub use announce::Announcer;
 pub use attach::{AttachedMode, Mode, Pass};
 pub use attached::{Attached, XdpFeatures};
 pub use bpffs::DEFAULT_PIN_DIRECTORY;
-pub use compare_ebpf::{ConnectionKey, MirrorOutcome, Outcome, Standalone, Tally, Tunnel};
+pub use compare_ebpf::{MirrorOutcome, Outcome, Reset, Standalone, Tally, Tunnel};
 pub use device::{Claim, Device, LinkState};
 pub use error::{FaultKind, KernelError};
 pub use mac::{parse_mac, spelled};

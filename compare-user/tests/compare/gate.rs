@@ -204,9 +204,13 @@ fn no_acknowledgement_leaves_that_one_of_the_two_has_not_given() {
     rig.secondary(segment(5).ack(900));
     rig.secondary(segment(5).ack(300));
     assert_eq!(rig.released().len(), 1, "the primary has 100");
-    rig.primary(data(5, b"more").ack(400));
-    rig.secondary(segment(5).ack(350));
-    assert_eq!(rig.reasons()[1..], [Release::Slower], "350 is new, and both have it");
+    rig.primary(segment(5).ack(400));
+    assert_eq!(rig.reasons()[1..], [Release::NoPayload]);
+    rig.primary(data(5, b"more").ack(950));
+    rig.secondary(segment(5).ack(930));
+    assert_eq!(rig.released().len(), 2, "what waits has older timestamps");
+    rig.secondary(data(5, b"more").ack(950));
+    assert_eq!(rig.released().len(), 3);
 }
 
 #[test]
@@ -224,13 +228,15 @@ fn a_diverged_flow_is_not_spoken_for_by_its_secondary() {
 fn a_secondary_that_missed_the_clients_acknowledgement_gets_it_again() {
     let mut rig = slower();
     rig.both(data(0, b"page"));
-    // The primary has the acknowledgement and goes on; the secondary repeats what the client has.
+    // The primary has the acknowledgement and goes on; the secondary repeats what the client has. The
+    // first repetition may be the client's doing, ...
     rig.primary(data(4, b"next"));
+    rig.secondary(data(0, b"page"));
+    assert_eq!(rig.reasons(), [Release::Matched]);
     rig.secondary(data(0, b"page"));
     assert_eq!(rig.reasons(), [Release::Matched, Release::Slower]);
     rig.secondary(data(4, b"next"));
     assert_eq!(rig.released().len(), 3);
-    // With nothing of the primary's waiting the first repetition may be the client's doing, ...
     rig.secondary(data(0, b"page"));
     assert_eq!(rig.released().len(), 3);
     // ... and so is any that the primary makes too.
@@ -281,6 +287,7 @@ fn a_secondary_that_cuts_the_stream_finer_is_not_left_waiting_for_the_rest() {
     rig.primary(data(4, b"one long segment").ack(100));
     rig.secondary(data(4, b"one ").ack(100));
     // The rest was lost. The secondary repeats what nobody has acknowledged, and nothing more.
+    rig.secondary(data(4, b"one ").ack(100));
     assert_eq!(rig.released().len(), 1);
     rig.secondary(data(4, b"one ").ack(100));
     assert_eq!(rig.reasons()[1..], [Release::Slower]);
@@ -295,6 +302,7 @@ fn what_the_secondary_repeats_acknowledges_nothing_that_the_primary_has_not() {
     let mut rig = slower();
     rig.both(data(0, b"page").ack(100));
     rig.primary(data(4, b"next").ack(100));
+    rig.secondary(data(0, b"page").ack(200));
     rig.secondary(data(0, b"page").ack(200));
     assert_eq!(rig.released().len(), 1);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use compare_user::compare::{
     Checksum, Comparator, Config, Discard, Divergence, Reason, Release, Side, Sink, Timestamp,
 };
-use compare_user::frame::{Headers, HeapFrame, HeapFrames};
+use compare_user::frame::{FlowKey, Headers, HeapFrame, HeapFrames};
 
 use crate::wire::{Bytes, heap};
 
@@ -135,10 +135,15 @@ impl Rig {
         self.comparator.failover(survivor, self.now, &HeapFrames, &mut self.record);
     }
 
-    /// The other end of the connection of `frame` has reset it.
+    /// The other end of a connection has reset it at some time, which is told now.
+    pub(crate) fn reset_at(&mut self, key: &FlowKey, at: Timestamp) {
+        self.comparator.connection_reset(key, at, self.now, &HeapFrames, &mut self.record);
+    }
+
+    /// The other end of the connection of `frame` has reset it now.
     pub(crate) fn reset(&mut self, frame: impl Into<Bytes>) {
         let key = Headers::parse(&HeapFrames, &heap(&frame.into())).key;
-        self.comparator.connections_reset(&[key], self.now, &HeapFrames, &mut self.record);
+        self.reset_at(&key, self.now);
     }
 
     pub(crate) fn shut_down(&mut self) {

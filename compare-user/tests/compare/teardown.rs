@@ -1,9 +1,10 @@
 //! DESIGN.md section 4.1, rule 5: FIN and RST leave in order, after the data they follow.
 
 use compare_user::compare::{AckGate, Reason, Release, Side};
+use compare_user::frame::{Headers, HeapFrames};
 
 use crate::rig::{Rig, ms};
-use crate::wire::{data, segment};
+use crate::wire::{data, heap, segment};
 
 #[test]
 fn a_fin_waits_for_the_data_before_it_and_not_for_the_secondarys_fin() {
@@ -194,11 +195,16 @@ fn a_refused_reset_costs_what_a_lost_frame_does() {
 fn a_reset_of_the_connection_before_leaves_the_new_one_alone() {
     let mut rig = Rig::new();
     rig.both(data(0, b"old"));
-    rig.primary(segment(1000).syn());
-    rig.reset(segment(0));
+    let (key, reset) = (Headers::parse(&HeapFrames, &heap(&segment(0).frame())).key, rig.now);
+    rig.wait(ms(1));
+    rig.both(segment(1000).syn());
+    rig.primary(data(1001, b"new"));
+    // It is told when the next connection is there already.
+    rig.reset_at(&key, reset);
     assert_eq!(rig.held(), 1);
-    rig.secondary(segment(5000).syn());
-    assert_eq!(rig.released().len(), 2);
+    rig.secondary(data(1001, b"new"));
+    assert_eq!(rig.released().len(), 3);
     // Of a flow that nobody knows it means nothing.
     rig.reset(segment(0).port(9));
+    assert!(rig.is_clean());
 }

@@ -378,7 +378,7 @@ fn frames_that_lie_about_themselves_are_mirrored_as_they_are() {
         assert_eq!(count(&mirror, MirrorOutcome::Mirrored), bad.len() as u64);
         // None of them is a reset: the one that says so is not all there.
         let told = mirror.resets();
-        assert!(told.iter().all(|key| key.family == 4), "{told:?}");
+        assert!(told.iter().all(|reset| reset.connection.family == 4), "{told:?}");
         mirror.detach().unwrap();
     });
 }
@@ -408,7 +408,8 @@ fn resets_of_the_network_are_told() {
         // What is no TCP has no flags.
         bench.network.send(&frame(GUEST, 1));
         bench.arrived();
-        let keys = mirror.resets();
+        let resets = mirror.resets();
+        let keys: Vec<_> = resets.iter().map(|reset| reset.connection).collect();
         let told: Vec<_> = keys
             .iter()
             .map(|key| (key.family, u16::from_be(key.remote_port), u16::from_be(key.tags[0])))

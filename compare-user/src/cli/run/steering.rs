@@ -2,8 +2,10 @@
 //! they steer to.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::Args;
@@ -101,11 +103,18 @@ impl Steering {
         }
     }
 
-    /// Connections that the network has reset since the last call.
-    pub(super) fn resets(&mut self) -> Vec<FlowKey> {
-        let mirror = self.mirror.as_mut();
-        let connections = mirror.map(Mirror::resets).unwrap_or_default();
-        connections.iter().map(FlowKey::of_connection).collect()
+    /// Connections that the network has reset since the last call, and when.
+    pub(super) fn resets(&mut self) -> Vec<(FlowKey, Instant)> {
+        let resets = self.mirror.as_mut().map(Mirror::resets).unwrap_or_default();
+        if resets.is_empty() {
+            return Vec::new();
+        }
+        let (now, clock) = (Instant::now(), monotonic());
+        let when = |at: u64| {
+            let age = clock.saturating_sub(Duration::from_nanos(at));
+            now.checked_sub(age).unwrap_or(now)
+        };
+        resets.iter().map(|it| (FlowKey::of_connection(&it.connection), when(it.at))).collect()
     }
 
     /// Tells the secondary's program what comes through the tunnel.
@@ -275,6 +284,11 @@ impl Steering {
             None => Ok(()),
         }
     }
+}
+
+/// The clock that the programs read.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 /// A tally, for programs to read.

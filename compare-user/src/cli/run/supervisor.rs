@@ -42,7 +42,7 @@ struct Supervisor<'a> {
     /// A port was lost and is not back.
     searching: bool,
     /// Connections that the network has reset, until the next look.
-    resets: Vec<FlowKey>,
+    resets: Vec<(FlowKey, Instant)>,
 }
 
 /// Runs until a signal asks for the end, then flushes, detaches and sums up.
