@@ -29,6 +29,12 @@ impl Timestamp {
         Duration::from_nanos(self.0)
     }
 
+    /// A clock of about a quarter of a millisecond (2^18 ns), for which of two things happened first;
+    /// right if they are less than six days apart.
+    pub(super) fn moment(self) -> u32 {
+        (self.0 >> 18) as u32
+    }
+
     /// A coarse clock of about a second (2^30 ns), for orderings that need no precision.
     pub(super) fn coarse(self) -> u32 {
         // Wraps after 146 years; only differences between neighbours matter.

@@ -32,8 +32,8 @@ pub(super) struct Stream {
     /// Where the secondary's latest retransmission began, if the primary has not retransmitted
     /// since; kept where the slower replica's leave.
     pub(super) repeated: Sequence,
-    /// When the primary began this incarnation.
-    pub(super) begun: Timestamp,
+    /// When the primary began this incarnation, as [`Timestamp::moment`].
+    pub(super) begun: u32,
     /// What has left beyond a gap: its beginning and end (`island.rs`).
     pub(super) island: (Sequence, Sequence),
     /// Where each side's stream ends, once it said so.
@@ -95,7 +95,7 @@ impl Kind {
         secondary_acknowledged: Sequence(0),
         acknowledged: Sequence(0),
         repeated: Sequence(0),
-        begun: Timestamp::ORIGIN,
+        begun: 0,
         island: (Sequence(0), Sequence(0)),
         primary_end: Sequence(0),
         secondary_end: Sequence(0),

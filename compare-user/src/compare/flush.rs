@@ -48,7 +48,7 @@ impl<F> Comparator<F> {
         let Some(flow) = self.flows.find(key) else { return };
         self.bring_up_to_date(flow);
         if let Kind::Stream(stream) = &self.flows.get(flow).kind
-            && (!stream.known.primary_syn || stream.begun <= at)
+            && (!stream.known.primary_syn || at.moment().wrapping_sub(stream.begun) as i32 >= 0)
         {
             self.drop_held(flow, &mut Call { store, sink, now });
         }

@@ -29,7 +29,7 @@ impl<F> Comparator<F> {
             let stream = entry.stream();
             stream.mark = segment.start;
             stream.origin = segment.start;
-            stream.begun = turn.now();
+            stream.begun = turn.now().moment();
             stream.known = Known { mark: true, primary_syn: true, ..Known::default() };
             self.adopt_next(flow, turn);
         }
