@@ -285,12 +285,19 @@ impl<F> Comparator<F> {
         let entry = self.flows.get_mut(flow);
         let blocked = entry.blocked;
         let stream = entry.stream();
-        // What of the primary's waits has older timestamps than this. A client that has seen a newer one
-        // drops it (RFC 7323 section 5), so nothing with payload may wait.
-        let (head, tail) = (stream.gated.head, stream.gated.tail);
-        let only_bare = head == NIL || head == tail && self.slab.get(head).segment.is_empty();
-        let first = stream.primary.is_empty() && only_bare;
-        if first && stream.is_told_by_secondary(segment) && !blocked {
+        // What of the primary's waits with payload has an older timestamp than this, and a client that has
+        // seen a newer one drops it (RFC 7323 section 5). It goes first, unless it waits for just what the
+        // client has to be told of: that the secondary lacks something.
+        let tail = stream.gated.tail;
+        let waiting = if tail != NIL && !self.slab.get(tail).segment.is_empty() {
+            Some(tail)
+        } else {
+            stream.primary.first(&self.slab)
+        };
+        let goes_first = waiting.is_none_or(|waiting| {
+            segment.acknowledgement.before(self.slab.get(waiting).segment.acknowledgement)
+        });
+        if goes_first && stream.is_told_by_secondary(segment) && !blocked {
             stream.note_acknowledgement_left(segment);
             return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
         }

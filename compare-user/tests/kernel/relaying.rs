@@ -791,8 +791,8 @@ fn link_count(bench: &mut Bench, outcome: &str) -> u64 {
     row.into_iter().find(|(name, _)| *name == outcome).unwrap().1.packets
 }
 
-/// A frame as another VXLAN speaker would send it.
-fn wrapped(from: [u8; 4], flags: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
+/// A frame as another VXLAN speaker would send it, to 10.9.0.2.
+pub(crate) fn wrapped(from: [u8; 4], flags: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2; 6], [2; 6]).ipv4(from, [10, 9, 0, 2], 64);
     let payload = [&[flags, 0, 0, 0][..], &(vni << 8).to_be_bytes(), inner].concat();
     let mut frame = Vec::new();

@@ -13,6 +13,7 @@ use crate::network::{
     Wire, assert_all_went, device, ethernet, in_namespace, ip, options, pinned, pins, udp, veth,
     wait_until,
 };
+use crate::relaying::wrapped;
 
 /// A guest's veth, and a "NIC" whose far end accepts redirected frames.
 struct Bench {
@@ -241,5 +242,41 @@ fn debug_lines_are_accepted_by_the_verifier_and_cost_nothing_when_off() {
         }
         // What the verifier finds dead it removes.
         assert!(sizes[0] * 2 < sizes[1], "{sizes:?} bytes");
+    });
+}
+
+#[test]
+fn a_tunnelled_link_steers_what_its_peer_sends_for_the_pair_and_nothing_else() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let options = AttachOptions {
+            role: Role::Secondary,
+            tunnelled: true,
+            output: Some(bench.output),
+            ..options("guest", Mode::Native)
+        };
+        let mut steer = Steer::attach(&options).unwrap();
+        steer.set_tunnel(&"vni=77,local=10.9.0.2,remote=10.9.0.1".parse().unwrap()).unwrap();
+        steer.set_standalone(Standalone::Forward).unwrap();
+        let inner = frame(53);
+        let peer = [10, 9, 0, 1];
+        let mut cut = wrapped(peer, 8, 77, &inner);
+        cut.truncate(70);
+        let sent = [
+            (wrapped(peer, 8, 77, &inner), Outcome::StandaloneForwarded),
+            (wrapped(peer, 8, 78, &inner), Outcome::OtherVni),
+            (wrapped(peer, 0, 77, &inner), Outcome::TunnelMalformed),
+            (cut, Outcome::TunnelMalformed),
+            (wrapped([10, 9, 0, 3], 8, 77, &inner), Outcome::ForeignPeer),
+            (frame(54), Outcome::Host),
+        ];
+        for (frame, outcome) in sent {
+            let before = steer.outcomes().unwrap();
+            bench.inside.send(&frame);
+            wait_until(|| steer.outcomes().unwrap().frames() == before.frames() + 1);
+            let after = steer.outcomes().unwrap();
+            assert_eq!(after[outcome].packets, before[outcome].packets + 1, "{outcome:?}");
+        }
+        assert_eq!(bench.wire.drain(), [inner], "without its outer headers");
     });
 }
