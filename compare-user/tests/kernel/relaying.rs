@@ -761,8 +761,11 @@ fn the_tunnel_may_run_over_ipv6() {
         let good = wrapped_in_ipv6(there, here, &syn);
         assert_eq!(bench.deliver(&good), syn);
         let answer = V4.guest().syn().sequence(SECONDARY).acknowledges(101).frame();
-        let left = bench.emit(&answer);
-        assert_eq!(left[..12], [[2, 0, 0, 0, 0, 0x98], device("link0").mac.unwrap()].concat());
+        bench.guest.send(&answer);
+        // Beside what the host itself says on a device with IPv6.
+        let addresses = [[2, 0, 0, 0, 0, 0x98], device("link0").mac.unwrap()].concat();
+        let left = bench.link.drain().into_iter().filter(|frame| frame[..12] == addresses[..]);
+        let left = only(left.collect());
         let parsed = SlicedPacket::from_ethernet(&left).unwrap();
         let Some(TransportSlice::Udp(udp)) = parsed.transport else { panic!("no UDP") };
         assert_eq!((udp.destination_port(), udp.checksum()), (4789, 0));
