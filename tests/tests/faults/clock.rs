@@ -155,7 +155,7 @@ fn connections_through_the_proxy_do_not_notice() -> Result {
     needs_root!();
     let jumping = Jumping::new()?;
     let mut pair = pair(PairLaunch::on(PairPlan::default()).binary(&jumping.program))?;
-    let transfers = Transfers::begin(&pair)?;
+    let mut transfers = Transfers::begin(&pair)?;
     transfers.come_again()?;
     transfers.end()?;
     for (name, log) in [("comparator", pair.comparator().log()), ("relay", pair.relay().log())] {

@@ -44,7 +44,7 @@ fn a_tap_that_its_guest_closes_and_another_opens_goes_on() -> Result {
 fn connections_outlive_a_link_that_is_removed_and_made_again() -> Result {
     needs_root!();
     let mut pair = pair(PairLaunch::on(PairPlan::default()))?;
-    let transfers = Transfers::begin(&pair)?;
+    let mut transfers = Transfers::begin(&pair)?;
     for round in 0..2 {
         pair.network.remove_link()?;
         pair.comparator().event_within("port-lost", RETURN)?;
@@ -64,7 +64,7 @@ fn connections_outlive_a_link_that_is_removed_and_made_again() -> Result {
 fn connections_outlive_nics_and_links_that_go_down_and_up() -> Result {
     needs_root!();
     let mut pair = pair(PairLaunch::on(PairPlan::default()))?;
-    let transfers = Transfers::begin(&pair)?;
+    let mut transfers = Transfers::begin(&pair)?;
     for part in ["the NIC", "the primary's end of the link", "the secondary's end of the link"] {
         let (primary, secondary) = (&pair.network.primary, &pair.network.secondary);
         match part {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use colo_tests::capture::describe;
 use colo_tests::load::{Download, Progress, Transfer, Upload};
-use colo_tests::pair::{Family, Pair, PairLaunch};
+use colo_tests::pair::{Family, Network, Pair, PairLaunch, Plan};
 use colo_tests::payload::bytes;
 use colo_tests::service::port;
 use colo_tests::topology::{Client, Guest};
@@ -33,13 +33,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A pair for transfers through faults. Kernels before 6.15 have no [`PATIENCE_OF_TCP`]; the comparator's
 /// own makes up for it.
 pub(crate) fn pair(launch: PairLaunch) -> Result<Pair> {
-    let pair = launch.comparator(&["--compare-timeout", "20s"]).start()?;
-    for station in
-        [&pair.network.client, &pair.network.primary.guest, &pair.network.secondary.guest]
-    {
+    let network = Network::new(Plan::default())?;
+    // Before the services: a socket has what it was made with.
+    for station in [&network.client, &network.primary.guest, &network.secondary.guest] {
         station.set(&[PATIENCE_OF_TCP])?;
     }
-    Ok(pair)
+    launch.comparator(&["--compare-timeout", "20s"]).start_on(network)
 }
 
 /// Downloads and uploads over both families, one after the other until they are told to end.
@@ -87,10 +86,14 @@ impl Transfers {
     }
 
     /// Waits until every download has got on.
-    pub(crate) fn come_again(&self) -> Result {
+    pub(crate) fn come_again(&mut self) -> Result {
         let wanted: Vec<u64> = self.downloads.iter().map(|it| it.bytes() + NEW).collect();
         let deadline = Instant::now() + AGAIN;
         while self.downloads.iter().zip(&wanted).any(|(it, wanted)| it.bytes() < *wanted) {
+            if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) {
+                join(self.threads.swap_remove(ended))?;
+                bail!("a transfer ended before it was told to");
+            }
             ensure!(Instant::now() < deadline, "of {wanted:?} bytes came {:?}", self.downloads);
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -102,10 +105,14 @@ impl Transfers {
         self.end.store(true, Ordering::Relaxed);
         let mut made = 0;
         for thread in self.threads {
-            made += thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            made += join(thread)?;
         }
         Ok(made)
     }
+}
+
+fn join(thread: JoinHandle<Result<u64>>) -> Result<u64> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn upload(server: SocketAddr, seed: u64) -> Result<Transfer> {

@@ -75,7 +75,7 @@ fn behind_an_output_that_takes_nothing_the_primary_waits_and_every_drop_is_count
 fn connections_outlive_memory_that_is_far_too_small() -> Result {
     needs_root!();
     let mut pair = pair(PairLaunch::on(PairPlan::default()).comparator(&["--frames", FRAMES]))?;
-    let transfers = Transfers::begin(&pair)?;
+    let mut transfers = Transfers::begin(&pair)?;
     for _ in 0..3 {
         transfers.come_again()?;
         pair.comparator().status()?.check_conservation()?;

@@ -24,7 +24,7 @@ fn refused(host: &Namespace, devices: [&str; 3], arguments: &[&str]) -> Result {
 fn a_second_comparator_and_a_second_relay_are_refused_and_connections_go_on() -> Result {
     needs_root!();
     let pair = pair(PairLaunch::on(Plan::default()))?;
-    let transfers = Transfers::begin(&pair)?;
+    let mut transfers = Transfers::begin(&pair)?;
     for _ in 0..2 {
         let host = &pair.network.primary;
         let devices = [host.guest_device.as_str(), &host.link, &host.nic];
