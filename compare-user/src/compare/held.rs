@@ -384,6 +384,11 @@ impl<F> Slab<F> {
         self.get(record).queue.next
     }
 
+    /// The record ahead of `record` in its queue.
+    pub(super) fn ahead_of(&self, record: u32) -> u32 {
+        self.get(record).queue.previous
+    }
+
     #[inline]
     fn append(&mut self, list: &mut List, record: u32, thread: Thread<F>) {
         *thread(self.get_mut(record)) = Links { previous: list.tail, next: NIL };

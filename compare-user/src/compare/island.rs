@@ -12,13 +12,18 @@ use super::config::AckGate;
 use super::content::first_difference;
 use super::flow::Stream;
 use super::held::{NIL, Segment};
+use super::segments::Segments;
+use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Release};
 use crate::frame::TcpFields;
 
-/// Held segments looked at for one that is wanted: what a call may cost has a bound, and the next call goes
-/// on where this one stopped.
+/// Held segments looked at for one that is wanted: what a call may cost has a bound.
 const LOOKED_AT: usize = 64;
+
+/// As [`LOOKED_AT`], from either end of what the primary has waiting: where one guest has begun to send
+/// again what was lost, a whole window may wait, and the other guest's latest is at the end of it.
+const LOOKED_FROM_EITHER_END: usize = 512;
 
 impl Stream {
     fn has_island(&self) -> bool {
@@ -53,7 +58,7 @@ impl<F> Comparator<F> {
             return false;
         }
         let (mark, island) = (stream.mark, stream.has_island().then_some(stream.island));
-        let (ours, theirs) = (stream.primary.front(), stream.secondary.front());
+        let (primary, theirs) = (stream.primary, stream.secondary.front());
         let from = island.map_or(mark, |(_, end)| end);
         let Some(theirs) =
             self.first_that(theirs, |segment| !segment.is_empty() && from.before(segment.end))
@@ -62,11 +67,11 @@ impl<F> Comparator<F> {
         };
         // Up to the mark the ordinary way goes on; beyond it, from where the secondary has something.
         let their_start = self.slab.get(theirs).segment.start;
-        let wanted = |segment: &Segment| match island {
-            Some((_, end)) => end.at_or_before(segment.start),
-            None => mark.before(segment.start) && their_start.at_or_before(segment.start),
+        let from = match island {
+            Some((_, end)) => end,
+            None => their_start.later(mark.advanced(1)),
         };
-        let Some(ours) = self.first_that(ours, wanted) else { return false };
+        let Some(ours) = self.first_from(&primary, from) else { return false };
         let held = self.slab.get(ours);
         let (segment, arrived) = (held.segment, held.arrived);
         let is_next = island.is_none_or(|(_, end)| end == segment.start);
@@ -81,6 +86,36 @@ impl<F> Comparator<F> {
         }
         self.put_on_island(flow, ours, theirs, turn);
         true
+    }
+
+    /// The first of the segments in order that begins at `from` or beyond, looked for from the end that is
+    /// nearer.
+    pub(super) fn first_from(&self, segments: &Segments, from: Sequence) -> Option<u32> {
+        let (mut front, mut back) = (segments.front(), segments.back());
+        if front == NIL {
+            return None;
+        }
+        let start = |record: u32| self.slab.get(record).segment.start;
+        if start(back).before(from) {
+            return None;
+        }
+        let is_near_front = from.at_or_before(start(front))
+            || from.distance_from(start(front)) < start(back).distance_from(from);
+        for _ in 0..LOOKED_FROM_EITHER_END {
+            if is_near_front {
+                if from.at_or_before(start(front)) {
+                    return Some(front);
+                }
+                front = self.slab.after(front);
+            } else {
+                let earlier = self.slab.ahead_of(back);
+                if earlier == NIL || start(earlier).before(from) {
+                    return Some(back);
+                }
+                back = earlier;
+            }
+        }
+        None
     }
 
     /// The first of the records from `record` on, in their queue, whose segment is wanted.

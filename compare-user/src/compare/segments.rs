@@ -5,7 +5,7 @@
 //! O(log n) amortised), so that a reordered window of any size costs about what an ordered one
 //! does. The first segment is the earlier of the two fronts.
 
-use super::held::{Held, List, NIL, Segment, Slab};
+use super::held::{Held, List, NIL, Slab};
 
 /// One side's segments.
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +53,9 @@ impl Segments {
         self.in_order.head
     }
 
-    /// The back of those in order.
-    pub(super) fn last_in_order<'a, F>(&self, slab: &'a Slab<F>) -> Option<&'a Segment> {
-        let tail = self.in_order.tail;
-        (tail != NIL).then(|| &slab.get(tail).segment)
+    /// The back of those in order; `NIL` if there are none.
+    pub(super) fn back(&self) -> u32 {
+        self.in_order.tail
     }
 
     /// Takes out one of those in order; it stays held.
@@ -132,7 +131,7 @@ mod tests {
 
     use super::super::clock::Timestamp;
     use super::super::content::Span;
-    use super::super::held::Arrival;
+    use super::super::held::{Arrival, Segment};
     use super::super::sequence::Sequence;
     use super::super::verdict::{Checksum, Side};
     use super::*;

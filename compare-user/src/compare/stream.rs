@@ -240,9 +240,13 @@ impl<F> Comparator<F> {
     /// guests conclude that nothing was lost and send nothing again until their next timeout.
     fn repeats_held(&mut self, flow: u32, segment: &Segment) -> bool {
         let waiting = self.flows.get_mut(flow).stream().primary;
-        let is_repeated = |last: &Segment| segment.start.at_or_before(last.start);
-        waiting.last_in_order(&self.slab).is_some_and(is_repeated)
-            && self.first_that(waiting.front(), |held| held.says_all_of(segment)).is_some()
+        let back = waiting.back();
+        back != NIL
+            && segment.start.at_or_before(self.slab.get(back).segment.start)
+            && self
+                .first_from(&waiting, segment.start)
+                .and_then(|first| self.first_that(first, |held| held.says_all_of(segment)))
+                .is_some()
     }
 
     fn hold_at_gate(
