@@ -13,8 +13,12 @@ use crate::median::median;
 const SIZE: (u32, u32) = (900, 620);
 /// Points of a line: an hour has 3,600 samples, more than the picture has columns.
 const POINTS: usize = 240;
-const COLOURS: [RGBColor; 3] =
-    [RGBColor(31, 119, 180), RGBColor(255, 127, 14), RGBColor(200, 60, 60)];
+const COLOURS: [RGBColor; 4] = [
+    RGBColor(31, 119, 180),
+    RGBColor(255, 127, 14),
+    RGBColor(200, 60, 60),
+    RGBColor(150, 150, 150),
+];
 const TEXT: (&str, u32) = ("sans-serif", 14);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -70,12 +74,14 @@ fn fill(root: &Area<'_>, samples: &[Sample]) -> Drawn {
     chart.configure_mesh().disable_x_mesh().x_desc("minutes").draw()?;
     lines(&mut chart, &resident)?;
 
-    let latency: Vec<Line> = Sample::LATENCIES
+    let mut latency: Vec<Line> = Sample::LATENCIES
         .iter()
         .enumerate()
         .map(|(index, name)| Line::of(name, samples, |sample| Some(sample.latency?[index])))
         .collect();
-    let range: Range<f64> = 10.0..Line::highest(&latency).max(100.0) * 2.0;
+    // Beside the latencies what explains most of their changes.
+    latency.push(Line::of("load average of the machine", samples, |it| Some(it.machine.max(0.1))));
+    let range: Range<f64> = 1.0..Line::highest(&latency).max(100.0) * 2.0;
     let mut chart = ChartBuilder::on(&below)
         .caption("From both guests' sending to arrival at the network, us", TEXT)
         .margin(10)

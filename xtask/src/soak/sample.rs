@@ -27,6 +27,8 @@ pub(super) struct Sample {
     pub(super) divergences: u64,
     /// Pairs of which the client's side got a frame, per second.
     pub(super) rate: f64,
+    /// Processes that ran or waited for a processor, in the last minute: this machine has others.
+    pub(super) machine: f64,
     /// From sending to arrival in this second, in microseconds, as [`Sample::LATENCIES`] says.
     pub(super) latency: Option<[f64; 3]>,
 }
@@ -56,11 +58,12 @@ impl Sample {
                 lost: count("lost")?,
                 divergences: count("divergences")?,
                 rate: second["arrived"].as_f64()? / second["seconds"].as_f64()?,
+                machine: 0.0,
                 latency,
             })
         };
         let sample = parse().with_context(|| format!("not as expected: {second} {status}"))?;
-        Ok(Self { resident: resident(process)?, ..sample })
+        Ok(Self { resident: resident(process)?, machine: machine()?, ..sample })
     }
 
     pub(super) fn json(&self) -> Value {
@@ -74,6 +77,7 @@ impl Sample {
             "lost": self.lost,
             "divergences": self.divergences,
             "pairs_per_second": self.rate,
+            "load_average": self.machine,
             "latency_microseconds": self.latency,
         })
     }
@@ -105,4 +109,10 @@ fn resident(process: u32) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let number = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
     Ok(number.parse()?)
+}
+
+/// The first load average (proc_loadavg(5)).
+fn machine() -> Result<f64> {
+    let averages = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(averages.split_whitespace().next().context("no load average")?.parse()?)
 }
