@@ -6,7 +6,7 @@
 use super::config::AckGate;
 use super::content::first_difference;
 use super::flow::{Kind, Stream};
-use super::held::{NIL, Segment};
+use super::held::{NIL, Segment, Slab};
 use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Reason, Release, Side};
@@ -117,6 +117,15 @@ impl Stream {
         !self.waits_for_syn() && (!self.primary.is_empty() || !self.gated.is_empty())
     }
 
+    /// A reset follows what is held, whatever lies between: the number of a FIN, which is no byte, or
+    /// bytes that were lost and that a guest which resets does not send again.
+    fn close_up<F>(&self, segment: Segment, slab: &Slab<F>) -> Segment {
+        let last = self.primary.last().map_or(self.mark, |last| slab.get(last).segment.end);
+        let is_apart =
+            segment.is_empty() && segment.has(TcpFields::RST) && last.before(segment.start);
+        if is_apart { segment.moved_to(last) } else { segment }
+    }
+
     /// A SYN of the primary that still waits for the secondary's.
     pub(super) fn waits_for_syn(&self) -> bool {
         self.known.primary_syn && !self.known.secondary_syn && !self.known.syn_shared
@@ -177,7 +186,10 @@ impl<F> Comparator<F> {
             stream.mark = segment.start;
             stream.origin = segment.start;
             stream.known.mark = true;
+            // What the secondary said before that finds no partner any more.
+            self.advance(flow, turn);
         }
+        let stream = self.flows.get_mut(flow).stream();
         stream.note_primary_acknowledgement(&segment);
         stream.note_timestamp(&segment);
         if segment.has(TcpFields::FIN) {
@@ -186,17 +198,21 @@ impl<F> Comparator<F> {
         }
         let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
         let ends = segment.has(TcpFields::FIN | TcpFields::RST);
-        if segment.is_empty() && !ends {
-            if !ack_gate.holds_bare() || enough && stream.gated.is_empty() {
+        if segment.is_bare() {
+            let head = stream.gated.head;
+            let overtakes = head != NIL && !self.slab.get(head).segment.is_bare();
+            if !ack_gate.holds_bare() || enough && !overtakes {
                 stream.note_acknowledgement_left(&segment);
                 return self.release_segment(flow, incoming, &segment, Release::NoPayload, turn);
             }
-            if ack_gate == AckGate::Slower {
-                self.supersede_acknowledgement(flow, turn);
+            if ack_gate == AckGate::Slower && !self.supersede_acknowledgement(flow, &segment, turn)
+            {
+                return self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
             }
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
         let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
+        let segment = stream.close_up(segment, &self.slab);
         if segment.is_empty() && segment.has(TcpFields::RST) && nothing_before {
             // All that it follows has left, or was never seen (a refusal carries number zero).
             return self.release_segment(flow, incoming, &segment, Release::NoPayload, turn);
@@ -227,7 +243,8 @@ impl<F> Comparator<F> {
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.primary.insert(&mut self.slab, record);
-            if stream.secondary.is_empty() && !stream.known.secondary_end && !follows {
+            let alone = stream.secondary.is_empty() && !stream.has_island();
+            if alone && !stream.known.secondary_end && !follows {
                 // New bytes that nothing can be said of: the ordinary way of a primary ahead.
                 return;
             }
@@ -240,9 +257,8 @@ impl<F> Comparator<F> {
     /// guests conclude that nothing was lost and send nothing again until their next timeout.
     fn repeats_held(&mut self, flow: u32, segment: &Segment) -> bool {
         let waiting = self.flows.get_mut(flow).stream().primary;
-        let back = waiting.back();
-        back != NIL
-            && segment.start.at_or_before(self.slab.get(back).segment.start)
+        let repeats = |last| segment.start.at_or_before(self.slab.get(last).segment.start);
+        waiting.last().is_some_and(repeats)
             && self
                 .first_from(&waiting, segment.start)
                 .and_then(|first| self.first_that(first, |held| held.says_all_of(segment)))
@@ -257,9 +273,21 @@ impl<F> Comparator<F> {
         turn: &mut impl Turn<F>,
     ) {
         if let Some(record) = self.hold(flow, incoming, segment, turn) {
-            let stream = self.flows.get_mut(flow).stream();
-            self.slab.enqueue(&mut stream.gated, record);
+            self.queue_at_gate(flow, record);
         }
+    }
+
+    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: behind those
+    /// that are more than an acknowledgement, but before bare ones, which came later and may say more.
+    fn queue_at_gate(&mut self, flow: u32, record: u32) {
+        let gated = &mut self.flows.get_mut(flow).stream().gated;
+        let mut after = gated.tail;
+        if !self.slab.get(record).segment.is_bare() {
+            while after != NIL && self.slab.get(after).segment.is_bare() {
+                after = self.slab.before(after);
+            }
+        }
+        self.slab.enqueue_after(gated, after, record);
     }
 
     #[inline]
@@ -285,18 +313,19 @@ impl<F> Comparator<F> {
         }
         let old = stream.known.mark && segment.end.at_or_before(stream.mark);
         stream.known.repeated &= segment.is_empty() || old;
-        let is_bare = segment.is_empty() && !segment.has(TcpFields::FIN | TcpFields::RST);
-        if is_bare && self.config.ack_gate == AckGate::Slower {
+        if segment.is_bare() && self.config.ack_gate == AckGate::Slower {
             return self.slower_acknowledgement(flow, incoming, &segment, turn);
         }
         if segment.is_empty() || old {
+            // What waits for this acknowledgement goes first.
+            self.advance(flow, turn);
             if self.config.ack_gate == AckGate::Slower
                 && self.flows.get_mut(flow).stream().must_be_repeated(&segment)
             {
                 return self.release_segment(flow, incoming, &segment, Release::Slower, turn);
             }
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
-            self.discard(incoming.frame, Side::Secondary, why, turn);
+            return self.discard(incoming.frame, Side::Secondary, why, turn);
         } else if self.meet(flow, &incoming, &segment, turn) {
             self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
@@ -319,7 +348,12 @@ impl<F> Comparator<F> {
         let entry = self.flows.get_mut(flow);
         let blocked = entry.blocked;
         let stream = entry.stream();
-        if stream.is_told_by_secondary(segment) && !blocked {
+        // What of the primary's waits with payload says as much itself, unless it waits for just what the
+        // client has to be told of: that the secondary lacks something. That is so of all at the gate.
+        let goes_first = stream.primary.first(&self.slab).is_none_or(|waiting| {
+            segment.acknowledgement.before(self.slab.get(waiting).segment.acknowledgement)
+        });
+        if goes_first && stream.is_told_by_secondary(segment) && !blocked {
             stream.note_acknowledgement_left(segment);
             return self.release_segment(flow, incoming, segment, Release::Slower, turn);
         }
@@ -327,18 +361,25 @@ impl<F> Comparator<F> {
     }
 
     /// Drops a bare ACK of the primary that waits last: a later one has come, and what lies between
-    /// the two is told by the secondary when it has it.
-    fn supersede_acknowledgement(&mut self, flow: u32, turn: &mut impl Turn<F>) {
+    /// the two is told by the secondary when it has it. False if it is the one that has come that is
+    /// the earlier.
+    fn supersede_acknowledgement(
+        &mut self,
+        flow: u32,
+        segment: &Segment,
+        turn: &mut impl Turn<F>,
+    ) -> bool {
         let stream = self.flows.get_mut(flow).stream();
         let tail = stream.gated.tail;
-        if tail == NIL {
-            return;
+        if tail == NIL || !self.slab.get(tail).segment.is_bare() {
+            return true;
         }
-        let segment = self.slab.get(tail).segment;
-        if segment.is_empty() && !segment.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST) {
-            self.slab.dequeue(&mut stream.gated, tail);
-            self.discard_held(tail, Discard::Superseded, turn);
+        if segment.acknowledgement.before(self.slab.get(tail).segment.acknowledgement) {
+            return false;
         }
+        self.slab.dequeue(&mut stream.gated, tail);
+        self.discard_held(tail, Discard::Superseded, turn);
+        true
     }
 
     /// Compares an arriving segment with what the other side has waiting from the mark on. True
@@ -576,7 +617,7 @@ impl<F> Comparator<F> {
             stream.note_acknowledgement_left(&segment);
             self.release_held(record, released_as(&segment), turn);
         } else {
-            self.slab.enqueue(&mut stream.gated, record);
+            self.queue_at_gate(flow, record);
         }
     }
 
