@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::compare::Side;
 use crate::private_socket;
+use crate::privilege::{self, Role};
 
 /// Longest request line.
 const LONGEST_LINE: u64 = 65_536;
@@ -111,6 +112,8 @@ impl Drop for Server {
 }
 
 fn accept(listener: &UnixListener, calls: &Sender<Call>) {
+    // The clients' threads are started by this one, and so are confined as it is.
+    privilege::confine_or_exit(Role::Control);
     let clients = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else {

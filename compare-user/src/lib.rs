@@ -16,4 +16,5 @@ pub mod lane;
 pub mod observe;
 pub mod port;
 mod private_socket;
+pub mod privilege;
 pub mod replay;
