@@ -1,49 +1,108 @@
 //! Unix sockets that only their owner may connect to.
 
+use std::fs::Metadata;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use nix::sys::stat::{Mode, umask};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen as start_listening,
+    socket,
+};
+use nix::sys::stat::{Mode, fchmod};
+
+/// Write permission for everybody, and the bit that keeps others from removing what is not theirs.
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
 
 /// Listens on `path` with mode 0600. A socket that nobody listens on any more is replaced.
 ///
 /// # Errors
 /// When another process listens there, `path` is something other than a socket, or the directory
-/// does not allow it.
+/// does not allow it, or allows everybody to put another socket in this one's place.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    let address = UnixAddr::new(path)?;
+    check_directory(path)?;
     match std::fs::symlink_metadata(path) {
+        // A symbolic link too: it is not followed.
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "it exists and is no socket"));
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(io::Error::new(
-                ErrorKind::AddrInUse,
-                "another process listens there; choose another path",
-            ));
-        }
-        Ok(_) => std::fs::remove_file(path)?,
+        Ok(_) => make_room(path, &address)?,
         Err(_) => {}
     }
-    // From the first moment on: between bind and chmod somebody could connect.
-    let mask = umask(Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(path);
-    umask(mask);
-    let listener = bound?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let socket = new_socket(SockFlag::empty())?;
+    // Before it is bound: the file is made with the mode that the socket has (unix_bind in
+    // net/unix/af_unix.c), so that there is no moment in which others may connect.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(socket.as_raw_fd(), &address)?;
+    start_listening(&socket, Backlog::MAXCONN)?;
+    Ok(UnixListener::from(socket))
+}
+
+fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | flags, None)?)
+}
+
+/// Removes a socket that nobody listens on.
+fn make_room(path: &Path, address: &UnixAddr) -> io::Result<()> {
+    // Without waiting: whoever listens may never accept.
+    let probe = new_socket(SockFlag::SOCK_NONBLOCK)?;
+    match connect(probe.as_raw_fd(), address) {
+        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
+        // Gone since it was looked at.
+        Err(Errno::ENOENT) => Ok(()),
+        Ok(()) | Err(Errno::EAGAIN) => {
+            Err(io::Error::new(ErrorKind::AddrInUse, "another process listens there"))
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// In a directory that everybody may change, anybody could take the socket away and have its
+/// clients talk to another one.
+fn check_directory(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if is_open_to_all(&std::fs::metadata(directory)?) {
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            format!("everybody may replace files in {0} (`chmod o-w {0}`)", directory.display()),
+        ));
+    }
+    Ok(())
+}
+
+fn is_open_to_all(directory: &Metadata) -> bool {
+    directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).expect("it is there").mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, permissions).expect("it is ours");
+    }
 
     #[test]
     fn only_a_socket_that_nobody_listens_on_is_replaced() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("socket");
         let first = listen(&path).expect("the path is free");
+        assert_eq!(mode(&path), 0o600);
         assert_eq!(listen(&path).expect_err("in use").kind(), ErrorKind::AddrInUse);
         drop(first);
         listen(&path).expect("nobody listens any more");
@@ -52,5 +111,54 @@ mod tests {
         std::fs::write(&file, "precious").expect("the directory is ours");
         assert_eq!(listen(&file).expect_err("no socket").kind(), ErrorKind::AlreadyExists);
         assert!(file.exists());
+    }
+
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (link, victim) = (directory.path().join("link"), directory.path().join("victim"));
+        drop(listen(&victim).expect("the path is free"));
+        set_mode(&victim, 0o640);
+        for target in [victim.clone(), directory.path().join("nowhere")] {
+            std::os::unix::fs::symlink(&target, &link).expect("the directory is ours");
+            assert_eq!(listen(&link).expect_err("a link").kind(), ErrorKind::AlreadyExists);
+            assert!(link.is_symlink(), "it is left alone");
+            std::fs::remove_file(&link).expect("it is there");
+        }
+        assert_eq!(mode(&victim), 0o640, "what it leads to is left alone");
+        assert!(!directory.path().join("nowhere").exists());
+    }
+
+    #[test]
+    fn a_listener_whose_queue_is_full_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("socket");
+        let stubborn = new_socket(SockFlag::empty()).expect("a socket");
+        let address = UnixAddr::new(&path).expect("short enough");
+        bind(stubborn.as_raw_fd(), &address).expect("the path is free");
+        start_listening(&stubborn, Backlog::new(0).expect("a length")).expect("bound");
+        let clients: Vec<_> = std::iter::from_fn(|| {
+            let client = new_socket(SockFlag::SOCK_NONBLOCK).ok()?;
+            connect(client.as_raw_fd(), &address).ok().map(|()| client)
+        })
+        .collect();
+        assert!(!clients.is_empty(), "the queue has room for one");
+        assert_eq!(listen(&path).expect_err("in use").kind(), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_directory_in_which_everybody_may_replace_the_socket_is_refused() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("socket");
+        for (mode, allowed) in [(0o777, false), (0o702, false), (0o1777, true), (0o770, true)] {
+            set_mode(directory.path(), mode);
+            let outcome = listen(&path);
+            assert_eq!(outcome.is_ok(), allowed, "{mode:o}: {outcome:?}");
+            if let Err(error) = outcome {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                assert!(error.to_string().contains("chmod o-w"), "{error}");
+                assert!(!path.exists());
+            }
+        }
     }
 }

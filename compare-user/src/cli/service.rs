@@ -64,8 +64,9 @@ fn watch_signals() -> Result<Receiver<i32>, Failure> {
 
 fn listen(path: &Path) -> Result<(Server, Receiver<Call>), Failure> {
     let (sender, calls) = crossbeam_channel::bounded(CALLS);
-    let server = Server::start(path, sender)
-        .map_err(|error| Failure::runtime(format!("control socket {}: {error}", path.display())))?;
+    let server = Server::start(path, sender).map_err(|error| {
+        Failure::runtime(format!("control socket {}: {error}; choose another path", path.display()))
+    })?;
     Ok((server, calls))
 }
 

@@ -5,8 +5,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use nix::sys::socket::{
 };
 
 use crate::port::spec::{Address, ChardevSpec};
+use crate::private_socket;
 
 /// Pause after the first failed attempt to connect; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -65,7 +65,7 @@ impl LinkError {
 
 fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
-        io::ErrorKind::AddrInUse => "another process listens there: choose another address",
+        io::ErrorKind::AddrInUse => "choose another address",
         io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
         io::ErrorKind::NotFound => "the directory does not exist: make it first",
         io::ErrorKind::PermissionDenied => "choose a place that this user may use, or run as root",
@@ -357,19 +357,9 @@ impl Drop for Link {
     }
 }
 
-/// Listens on `path`; a socket file that nobody listens on any more is replaced.
+/// A peer may release held frames, or what it likes in their place: the socket is private.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixStream::connect(path) {
-        Ok(_) => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
-        // Also the answer of a file that is no socket, which is not ours to remove.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
-                std::fs::remove_file(path)?;
-            }
-        }
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(path)?;
+    let listener = private_socket::listen(path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
