@@ -1,0 +1,268 @@
+//! What the process may do once it runs, as root and as an ordinary user.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use colo_tests::capture::SILENCE;
+use colo_tests::comparator::{binary, run_to_exit};
+use colo_tests::ordinary::{self, OrdinaryUser};
+use colo_tests::packet::Packet;
+use colo_tests::payload::bytes;
+use colo_tests::{
+    Launch, Namespace, Plan, Program, RelayLaunch, Result, Role, Stage, Topology, needs_root,
+    threads,
+};
+use tempfile::TempDir;
+
+/// Longer than the comparator takes to notice that a device is back, on a busy machine.
+const RETURN: Duration = Duration::from_secs(5);
+
+// linux/capability.h.
+const DAC_OVERRIDE: u64 = 1 << 1;
+const NET_ADMIN: u64 = 1 << 12;
+const NET_RAW: u64 = 1 << 13;
+const IPC_LOCK: u64 = 1 << 14;
+const BPF: u64 = 1 << 39;
+
+const SUPERVISOR: u64 = NET_ADMIN | BPF;
+const LANE: u64 = NET_RAW | IPC_LOCK;
+
+/// Expects these threads, each by its name with the capabilities that it keeps, and that every one
+/// has given up the rest. `bounded` is whether it could empty its bounding set.
+fn expect_threads(program: &Program, expected: &[(&str, u64)], bounded: bool) -> Result {
+    let mut wanted: Vec<_> = expected.iter().map(|(name, _)| *name).collect();
+    wanted.sort_unstable();
+    // A thread gives itself its name, and confines itself, first thing in its life.
+    let deadline = Instant::now() + RETURN;
+    let threads = loop {
+        let threads = threads::of(program.id())?;
+        let mut names: Vec<_> = threads.iter().map(|thread| thread.name.as_str()).collect();
+        names.sort_unstable();
+        let mut confined = true;
+        for thread in &threads {
+            confined &= thread.number("Seccomp")? == 2;
+        }
+        if names == wanted && confined {
+            break threads;
+        }
+        ensure!(Instant::now() < deadline, "{names:?}, not {wanted:?}, confined: {confined}");
+        thread::sleep(Duration::from_millis(5));
+    };
+    for thread in &threads {
+        let (name, kept) = expected
+            .iter()
+            .find(|(name, _)| *name == thread.name)
+            .with_context(|| format!("thread {} is one of them", thread.name))?;
+        for (set, held) in [("CapPrm", *kept), ("CapEff", *kept), ("CapInh", 0), ("CapAmb", 0)] {
+            assert_eq!(thread.capabilities(set)?, held, "{set} of {name}");
+        }
+        if bounded {
+            assert_eq!(thread.capabilities("CapBnd")?, 0, "CapBnd of {name}");
+        }
+        assert_eq!(thread.number("NoNewPrivs")?, 1, "{name}");
+    }
+    Ok(())
+}
+
+/// Both guests say the same; then they differ, and a checkpoint releases what the primary has said.
+fn compare_and_diverge(stage: &mut Stage, seed: u64) -> Result {
+    let frames: Vec<_> = (0..40).map(|n| Packet::v4().udp(1, 2, &bytes(seed + n, 200))).collect();
+    stage.exchange(&frames)?;
+    let ours = Packet::v6().udp(3, 4, b"yes");
+    stage.primary(&[&ours])?;
+    stage.secondary(&[Packet::v6().udp(3, 4, b"no!")])?;
+    stage.comparator.event("divergence")?;
+    stage.client().expect_nothing(SILENCE)?;
+    stage.checkpoint()?;
+    stage.client().expect(&[ours])
+}
+
+#[test]
+fn as_root_every_thread_keeps_only_what_its_task_takes() -> Result {
+    needs_root!();
+    let directory = TempDir::with_prefix("colo-")?;
+    let qmp = format!("unix:{}", directory.path().join("qmp").display());
+    let notify = format!("chardev:unix:{},server", directory.path().join("notify").display());
+    let arguments = ["--qmp", &qmp, "--notify", &notify, "--on-divergence", "true"];
+    let mut stage = Stage::plain(&arguments)?;
+    let expected = [
+        ("colo-xdp", SUPERVISOR),
+        ("lane", LANE),
+        ("signals", 0),
+        ("control", 0),
+        // To connect to the socket of a QEMU that runs as somebody else.
+        ("qmp", DAC_OVERRIDE),
+        ("notify", 0),
+        ("on-divergence", 0),
+    ];
+    expect_threads(&stage.comparator, &expected, true)?;
+    compare_and_diverge(&mut stage, 1)?;
+    stage.finish()?;
+
+    let place = |name: &str| format!("chardev:unix:{}", directory.path().join(name).display());
+    let ports = [place("a") + ",server", place("b") + ",server", place("c") + ",server"];
+    let comparator = Launch::between(ports).start_here()?;
+    let threads = [("colo-xdp", 0), ("lane", 0), ("signals", 0), ("control", 0)];
+    expect_threads(&comparator, &threads, true)?;
+    comparator.stop()?;
+    let ports = [place("a"), place("b"), place("c")];
+    let comparator = Launch::between(ports).start_here()?;
+    let threads = [("colo-xdp", 0), ("lane", DAC_OVERRIDE), ("signals", 0), ("control", 0)];
+    expect_threads(&comparator, &threads, true)?;
+    comparator.stop()?;
+    Ok(())
+}
+
+#[test]
+fn an_ordinary_user_compares_loses_devices_and_fails_over() -> Result {
+    needs_root!();
+    let user = OrdinaryUser::new(&binary())?;
+    let topology = Topology::new(Plan::default())?;
+    let directory = TempDir::with_prefix("colo-")?;
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
+    let seen = directory.path().join("seen");
+    // The command has the user's rights and no others.
+    let command = format!(
+        "id -u > {0}.part; grep CapEff /proc/self/status >> {0}.part; \
+         echo \"$COLO_XDP_REASON\" >> {0}.part; mv {0}.part {0}",
+        seen.display()
+    );
+    let arguments = ["--on-divergence", &command, "--reorder-grace", "500ms"];
+    let comparator =
+        Launch::on(&topology).arguments(&arguments).start_as(&user, topology.host())?;
+    let mut stage = Stage { comparator, topology };
+    let expected = [
+        ("colo-xdp", SUPERVISOR),
+        ("lane", LANE),
+        ("signals", 0),
+        ("control", 0),
+        ("on-divergence", 0),
+    ];
+    // Without CAP_SETPCAP the bounding set stays, and no_new_privs makes it idle.
+    expect_threads(&stage.comparator, &expected, false)?;
+    compare_and_diverge(&mut stage, 1)?;
+    let text = std::fs::read_to_string(&seen).context("the command has run")?;
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines, [&ordinary::USER.to_string(), "CapEff:\t0000000000000000", "payload"]);
+
+    for role in Role::ALL {
+        stage.topology.unplug(role)?;
+        stage.comparator.event_within("port-lost", RETURN)?;
+        stage.topology.plug(role)?;
+        stage.comparator.event_within("port-restored", RETURN)?;
+        compare_and_diverge(&mut stage, 100)?;
+    }
+    stage.comparator.control().call(&["bypass", "add", "proto=udp,port=53"])?;
+    stage.comparator.control().call(&["failover"])?;
+    let alone = Packet::v4().udp(7, 8, b"uncompared");
+    stage.primary(&[&alone])?;
+    stage.client().expect(&[alone])?;
+    stage.comparator.control().call(&["rearm"])?;
+    compare_and_diverge(&mut stage, 200)?;
+
+    // After a crash nothing leaves, and the next start of the same user takes over.
+    let Stage { comparator, mut topology } = stage;
+    comparator.kill()?;
+    let frame = Packet::v4().udp(1, 2, b"meanwhile");
+    topology.primary.send(&frame)?;
+    topology.client.capture().expect_nothing(SILENCE)?;
+    let mut comparator = Launch::on(&topology).start_as(&user, topology.host())?;
+    comparator.no_event("divergence", Duration::ZERO)?;
+    let mut stage = Stage { comparator, topology };
+    compare_and_diverge(&mut stage, 300)?;
+    stage.finish()?;
+    Ok(())
+}
+
+#[test]
+fn the_control_socket_is_the_users_who_started_it() -> Result {
+    needs_root!();
+    let user = OrdinaryUser::new(&binary())?;
+    let topology = Topology::new(Plan::default())?;
+    let comparator = Launch::on(&topology).start_as(&user, topology.host())?;
+    let socket = comparator.control_path();
+    let found = std::fs::metadata(&socket)?;
+    assert_eq!((found.mode() & 0o7777, found.uid()), (0o600, ordinary::USER));
+    let ask = |mut command: Command| {
+        let command = command.args(["ctl", "--control"]).arg(&socket).arg("status");
+        command.stdin(Stdio::null()).output()
+    };
+    let own = ask(user.command())?;
+    ensure!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
+    // Somebody else, even if the directory lets them in.
+    let directory = socket.parent().context("it is in a directory")?;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
+    let path = socket.to_string_lossy();
+    let arguments = ["ctl", "--control", &path, "checkpoint"];
+    let other = run_to_exit(None, Some(ordinary::USER - 1), &arguments)?;
+    assert_eq!(other.status.code(), Some(6));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("Permission denied"));
+    // And no other user may run the copy that has the capabilities.
+    let stranger = ordinary::USER - 1;
+    let refused = Command::new(user.program()).arg("doctor").uid(stranger).gid(stranger).output();
+    assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::PermissionDenied));
+    comparator.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_relay_keeps_what_its_devices_take_whoever_runs_it() -> Result {
+    needs_root!();
+    let user = OrdinaryUser::new(&binary())?;
+    for ordinary in [false, true] {
+        let namespace = Namespace::new("relay")?;
+        let plug = "link add guest type veth peer name inside\n\
+                    link set guest up\nlink set inside up";
+        namespace.ip(plug)?;
+        for (name, peer) in [("link0", "primary"), ("nic", "switch")] {
+            namespace.ip(&format!(
+                "link add {name} type veth peer name {peer}\nlink set {name} up\n\
+                 link set {peer} up"
+            ))?;
+        }
+        let launch = RelayLaunch::between("guest", "link0").nic("nic");
+        let launch = launch.arguments(&["--guest-mac", "52:54:00:00:00:01"]);
+        let start = || match ordinary {
+            false => launch.clone().start(&namespace),
+            true => launch.clone().start_as(&user, &namespace),
+        };
+        let mut relay = start()?;
+        let threads = [("colo-xdp", SUPERVISOR), ("signals", 0), ("control", 0)];
+        expect_threads(&relay, &threads, !ordinary)?;
+        relay.control().call(&["checkpoint"])?;
+        relay.control().call(&["failover"])?;
+        relay.event("failed-over")?;
+        relay.control().call(&["rearm"])?;
+        namespace.ip("link del guest")?;
+        relay.event_within("port-lost", RETURN)?;
+        namespace.ip(plug)?;
+        relay.event_within("port-restored", RETURN)?;
+        relay.kill()?;
+        // What it leaves is taken over.
+        start()?.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_the_filter_it_still_gives_up_its_capabilities() -> Result {
+    needs_root!();
+    let stage = Stage::plain(&["--seccomp", "off"])?;
+    for thread in threads::of(stage.comparator.id())? {
+        assert_eq!(thread.number("Seccomp")?, 0, "{}", thread.name);
+        assert_eq!(thread.number("NoNewPrivs")?, 1, "{}", thread.name);
+        let kept = match thread.name.as_str() {
+            "colo-xdp" => SUPERVISOR,
+            "lane" => LANE,
+            _ => 0,
+        };
+        assert_eq!(thread.capabilities("CapPrm")?, kept, "{}", thread.name);
+    }
+    stage.finish()?;
+    Ok(())
+}
