@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::compare::Side;
-use crate::private_socket;
+use crate::listening;
 use crate::privilege::{self, Role};
 
 /// Longest request line.
@@ -96,7 +96,7 @@ impl Server {
     /// # Errors
     /// When another process listens there, or the directory does not allow it.
     pub fn start(path: &Path, calls: Sender<Call>) -> io::Result<Self> {
-        let listener = private_socket::listen(path)?;
+        let listener = listening::unix(path)?;
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &calls))?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use colo_tests::capture::SILENCE;
 use colo_tests::comparator::{binary, run_to_exit};
-use colo_tests::ordinary::{self, OrdinaryUser};
+use colo_tests::ordinary::{self, Grant, OrdinaryUser};
 use colo_tests::packet::Packet;
 use colo_tests::payload::bytes;
 use colo_tests::{
@@ -121,7 +121,7 @@ fn as_root_every_thread_keeps_only_what_its_task_takes() -> Result {
 #[test]
 fn an_ordinary_user_compares_loses_devices_and_fails_over() -> Result {
     needs_root!();
-    let user = OrdinaryUser::new(&binary())?;
+    let user = OrdinaryUser::new(&binary(), Grant::File)?;
     let topology = Topology::new(Plan::default())?;
     let directory = TempDir::with_prefix("colo-")?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
@@ -180,9 +180,23 @@ fn an_ordinary_user_compares_loses_devices_and_fails_over() -> Result {
 }
 
 #[test]
+fn a_service_manager_may_give_the_capabilities_too() -> Result {
+    needs_root!();
+    let user = OrdinaryUser::new(&binary(), Grant::Ambient)?;
+    let topology = Topology::new(Plan::default())?;
+    let comparator = Launch::on(&topology).start_as(&user, topology.host())?;
+    let mut stage = Stage { comparator, topology };
+    let threads = [("colo-xdp", SUPERVISOR), ("lane", LANE), ("signals", 0), ("control", 0)];
+    expect_threads(&stage.comparator, &threads, false)?;
+    compare_and_diverge(&mut stage, 1)?;
+    stage.finish()?;
+    Ok(())
+}
+
+#[test]
 fn the_control_socket_is_the_users_who_started_it() -> Result {
     needs_root!();
-    let user = OrdinaryUser::new(&binary())?;
+    let user = OrdinaryUser::new(&binary(), Grant::File)?;
     let topology = Topology::new(Plan::default())?;
     let comparator = Launch::on(&topology).start_as(&user, topology.host())?;
     let socket = comparator.control_path();
@@ -213,7 +227,7 @@ fn the_control_socket_is_the_users_who_started_it() -> Result {
 #[test]
 fn a_relay_keeps_what_its_devices_take_whoever_runs_it() -> Result {
     needs_root!();
-    let user = OrdinaryUser::new(&binary())?;
+    let user = OrdinaryUser::new(&binary(), Grant::File)?;
     for ordinary in [false, true] {
         let namespace = Namespace::new("relay")?;
         let plug = "link add guest type veth peer name inside\n\

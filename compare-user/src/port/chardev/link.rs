@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 
+use crate::listening::{self, addresses};
 use crate::port::spec::{Address, ChardevSpec};
-use crate::private_socket;
 
 /// Pause after the first failed attempt to connect; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -167,8 +167,8 @@ impl Link {
                 Endpoint::Client { remotes: vec![Remote::Unix(remote)], turn: 0 }
             }
             (Address::Tcp { host, port }, true) => {
-                let local = addresses(host, *port).map_err(resolve)?;
-                let listener = TcpListener::bind(&local[..]).map_err(listen)?;
+                addresses(host, *port).map_err(resolve)?;
+                let listener = listening::tcp(host, *port).map_err(listen)?;
                 listener.set_nonblocking(true).map_err(listen)?;
                 Endpoint::TcpServer { listener }
             }
@@ -357,21 +357,10 @@ impl Drop for Link {
     }
 }
 
-/// A peer may release held frames, or what it likes in their place: the socket is private.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    let listener = private_socket::listen(path)?;
+    let listener = listening::unix(path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Without a host: this one, so that nobody else is let in by accident.
-fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let host = if host.is_empty() { "127.0.0.1" } else { host };
-    let found: Vec<_> = (host, port).to_socket_addrs()?.collect();
-    if found.is_empty() {
-        return Err(io::Error::from(io::ErrorKind::NotFound));
-    }
-    Ok(found)
 }
 
 /// Starts to connect. A unix socket whose backlog is full says EAGAIN, which is a failed attempt.
