@@ -5,8 +5,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::ToSocketAddrs;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use compare_user::privilege::{self, Role, Seccomp};
 
@@ -75,6 +76,8 @@ fn perform(deed: &str) -> io::Result<()> {
         "kill" => system_call(libc::SYS_kill, [std::process::id().into(), 0, 0]),
         "uring" => system_call(libc::SYS_io_uring_setup, [0, 0, 0]),
         "bpf" => system_call(libc::SYS_bpf, [-1, 0, 0]),
+        "resolve" => ("localhost", 1).to_socket_addrs().map(drop),
+        "polls" => polls(),
         "unix" => socket(libc::AF_UNIX),
         "inet" => socket(libc::AF_INET),
         "netlink" => socket(libc::AF_NETLINK),
@@ -103,6 +106,17 @@ fn live() -> io::Result<()> {
     assert!(panicked.is_err());
     let _ = std::thread::available_parallelism();
     io::stdout().flush()
+}
+
+/// Says what a system call costs.
+fn polls() -> io::Result<()> {
+    const CALLS: u32 = 1_000_000;
+    let start = Instant::now();
+    for _ in 0..CALLS {
+        // SAFETY: no descriptors, and so no pointer to any.
+        let _ = unsafe { libc::poll(std::ptr::null_mut(), 0, 0) };
+    }
+    writeln!(io::stdout(), "{} ns per poll", start.elapsed().as_nanos() / u128::from(CALLS))
 }
 
 fn socket(family: i32) -> io::Result<()> {

@@ -120,6 +120,11 @@ fn a_deed_is_for_those_whose_task_it_is() {
 }
 
 #[test]
+fn a_peer_over_tcp_has_its_name_looked_up() {
+    permitted("tcp", "resolve");
+}
+
+#[test]
 fn only_the_control_sockets_thread_starts_threads() {
     for role in ROLES {
         if role == "control" {

@@ -3,11 +3,12 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use colo_tests::capture::SILENCE;
 use colo_tests::comparator::{binary, run_to_exit};
 use colo_tests::ordinary::{self, Grant, OrdinaryUser};
@@ -32,9 +33,22 @@ const BPF: u64 = 1 << 39;
 const SUPERVISOR: u64 = NET_ADMIN | BPF;
 const LANE: u64 = NET_RAW | IPC_LOCK;
 
+/// The filter that a thread has, as its status says (`SECCOMP_MODE_FILTER`).
+const FILTERED: u64 = 2;
+const UNFILTERED: u64 = 0;
+
 /// Expects these threads, each by its name with the capabilities that it keeps, and that every one
 /// has given up the rest. `bounded` is whether it could empty its bounding set.
 fn expect_threads(program: &Program, expected: &[(&str, u64)], bounded: bool) -> Result {
+    expect_threads_with(program, expected, bounded, FILTERED)
+}
+
+fn expect_threads_with(
+    program: &Program,
+    expected: &[(&str, u64)],
+    bounded: bool,
+    filter: u64,
+) -> Result {
     let mut wanted: Vec<_> = expected.iter().map(|(name, _)| *name).collect();
     wanted.sort_unstable();
     // A thread gives itself its name, and confines itself, first thing in its life.
@@ -45,7 +59,8 @@ fn expect_threads(program: &Program, expected: &[(&str, u64)], bounded: bool) ->
         names.sort_unstable();
         let mut confined = true;
         for thread in &threads {
-            confined &= thread.number("Seccomp")? == 2;
+            confined &= thread.capabilities("CapEff")? & !(SUPERVISOR | LANE | DAC_OVERRIDE) == 0;
+            confined &= thread.number("Seccomp")? == filter;
         }
         if names == wanted && confined {
             break threads;
@@ -69,6 +84,32 @@ fn expect_threads(program: &Program, expected: &[(&str, u64)], bounded: bool) ->
     Ok(())
 }
 
+/// Expects that the process which runs the command of `--on-divergence` has nothing of its own.
+fn expect_idle_helper(program: &Program) -> Result {
+    let id = program.id();
+    // Made by the thread that was the only one then.
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+    let [helper] = children.split_whitespace().collect::<Vec<_>>()[..] else {
+        bail!("one child, not {children:?}");
+    };
+    for thread in threads::of(helper.parse()?)? {
+        for set in ["CapPrm", "CapEff"] {
+            assert_eq!(thread.capabilities(set)?, 0, "{set}");
+        }
+    }
+    Ok(())
+}
+
+/// What a command of `--on-divergence` has written, once it has.
+fn written(path: &Path) -> Result<String> {
+    let deadline = Instant::now() + RETURN;
+    while !path.exists() {
+        ensure!(Instant::now() < deadline, "the command has not run");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(std::fs::read_to_string(path)?)
+}
+
 /// Both guests say the same; then they differ, and a checkpoint releases what the primary has said.
 fn compare_and_diverge(stage: &mut Stage, seed: u64) -> Result {
     let frames: Vec<_> = (0..40).map(|n| Packet::v4().udp(1, 2, &bytes(seed + n, 200))).collect();
@@ -88,7 +129,10 @@ fn as_root_every_thread_keeps_only_what_its_task_takes() -> Result {
     let directory = TempDir::with_prefix("colo-")?;
     let qmp = format!("unix:{}", directory.path().join("qmp").display());
     let notify = format!("chardev:unix:{},server", directory.path().join("notify").display());
-    let arguments = ["--qmp", &qmp, "--notify", &notify, "--on-divergence", "true"];
+    let seen = directory.path().join("seen");
+    let command =
+        format!("grep CapEff /proc/self/status > {0}.part; mv {0}.part {0}", seen.display());
+    let arguments = ["--qmp", &qmp, "--notify", &notify, "--on-divergence", &command];
     let mut stage = Stage::plain(&arguments)?;
     let expected = [
         ("colo-xdp", SUPERVISOR),
@@ -101,8 +145,13 @@ fn as_root_every_thread_keeps_only_what_its_task_takes() -> Result {
         ("on-divergence", 0),
     ];
     expect_threads(&stage.comparator, &expected, true)?;
+    expect_idle_helper(&stage.comparator)?;
     compare_and_diverge(&mut stage, 1)?;
     stage.finish()?;
+    // The command has what root has.
+    let own = std::fs::read_to_string("/proc/self/status")?;
+    let text = written(&seen)?;
+    assert!(own.contains(text.trim()), "{text} is not in {own}");
 
     let place = |name: &str| format!("chardev:unix:{}", directory.path().join(name).display());
     let ports = [place("a") + ",server", place("b") + ",server", place("c") + ",server"];
@@ -132,7 +181,8 @@ fn an_ordinary_user_compares_loses_devices_and_fails_over() -> Result {
          echo \"$COLO_XDP_REASON\" >> {0}.part; mv {0}.part {0}",
         seen.display()
     );
-    let arguments = ["--on-divergence", &command, "--reorder-grace", "500ms"];
+    let nic = topology.device(Role::Out).to_owned();
+    let arguments = ["--mirror", &nic, "--on-divergence", &command, "--reorder-grace", "500ms"];
     let comparator =
         Launch::on(&topology).arguments(&arguments).start_as(&user, topology.host())?;
     let mut stage = Stage { comparator, topology };
@@ -145,8 +195,9 @@ fn an_ordinary_user_compares_loses_devices_and_fails_over() -> Result {
     ];
     // Without CAP_SETPCAP the bounding set stays, and no_new_privs makes it idle.
     expect_threads(&stage.comparator, &expected, false)?;
+    expect_idle_helper(&stage.comparator)?;
     compare_and_diverge(&mut stage, 1)?;
-    let text = std::fs::read_to_string(&seen).context("the command has run")?;
+    let text = written(&seen)?;
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines, [&ordinary::USER.to_string(), "CapEff:\t0000000000000000", "payload"]);
 
@@ -224,20 +275,21 @@ fn the_control_socket_is_the_users_who_started_it() -> Result {
     Ok(())
 }
 
+/// A relay's devices and their other ends.
+const DEVICES: [(&str, &str); 3] = [("guest", "inside"), ("link0", "primary"), ("nic", "switch")];
+
+fn plug(name: &str, peer: &str) -> String {
+    format!("link add {name} type veth peer name {peer}\nlink set {name} up\nlink set {peer} up")
+}
+
 #[test]
 fn a_relay_keeps_what_its_devices_take_whoever_runs_it() -> Result {
     needs_root!();
     let user = OrdinaryUser::new(&binary(), Grant::File)?;
     for ordinary in [false, true] {
         let namespace = Namespace::new("relay")?;
-        let plug = "link add guest type veth peer name inside\n\
-                    link set guest up\nlink set inside up";
-        namespace.ip(plug)?;
-        for (name, peer) in [("link0", "primary"), ("nic", "switch")] {
-            namespace.ip(&format!(
-                "link add {name} type veth peer name {peer}\nlink set {name} up\n\
-                 link set {peer} up"
-            ))?;
+        for (name, peer) in DEVICES {
+            namespace.ip(&plug(name, peer))?;
         }
         let launch = RelayLaunch::between("guest", "link0").nic("nic");
         let launch = launch.arguments(&["--guest-mac", "52:54:00:00:00:01"]);
@@ -252,10 +304,12 @@ fn a_relay_keeps_what_its_devices_take_whoever_runs_it() -> Result {
         relay.control().call(&["failover"])?;
         relay.event("failed-over")?;
         relay.control().call(&["rearm"])?;
-        namespace.ip("link del guest")?;
-        relay.event_within("port-lost", RETURN)?;
-        namespace.ip(plug)?;
-        relay.event_within("port-restored", RETURN)?;
+        for (name, peer) in DEVICES {
+            namespace.ip(&format!("link del {name}"))?;
+            relay.event_within("port-lost", RETURN)?;
+            namespace.ip(&plug(name, peer))?;
+            relay.event_within("port-restored", RETURN)?;
+        }
         relay.kill()?;
         // What it leaves is taken over.
         start()?.stop()?;
@@ -267,16 +321,8 @@ fn a_relay_keeps_what_its_devices_take_whoever_runs_it() -> Result {
 fn without_the_filter_it_still_gives_up_its_capabilities() -> Result {
     needs_root!();
     let stage = Stage::plain(&["--seccomp", "off"])?;
-    for thread in threads::of(stage.comparator.id())? {
-        assert_eq!(thread.number("Seccomp")?, 0, "{}", thread.name);
-        assert_eq!(thread.number("NoNewPrivs")?, 1, "{}", thread.name);
-        let kept = match thread.name.as_str() {
-            "colo-xdp" => SUPERVISOR,
-            "lane" => LANE,
-            _ => 0,
-        };
-        assert_eq!(thread.capabilities("CapPrm")?, kept, "{}", thread.name);
-    }
+    let threads = [("colo-xdp", SUPERVISOR), ("lane", LANE), ("signals", 0), ("control", 0)];
+    expect_threads_with(&stage.comparator, &threads, true, UNFILTERED)?;
     stage.finish()?;
     Ok(())
 }

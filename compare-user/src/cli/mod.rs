@@ -118,6 +118,7 @@ impl Cli {
             }
             Command::Doctor(args) => Ok(doctor::run(args)?),
             Command::OnDivergence { command } => {
+                privilege::keep_inherited()?;
                 let served = on_divergence::serve(command, stdin().lock(), stdout().lock());
                 served.map_err(|error| Failure::runtime(format!("--on-divergence: {error}")))?;
                 Ok(ExitCode::SUCCESS)

@@ -31,6 +31,12 @@ fn kept(role: Role) -> &'static [Capability] {
     }
 }
 
+/// Keeps what programs started by this thread inherit, and no more.
+pub(super) fn keep_inherited() -> Result<(), PrivilegeError> {
+    let ambient = caps::read(None, CapSet::Ambient).map_err(refused("reading capabilities"))?;
+    set(&ambient)
+}
+
 /// Empties every set of the calling thread but for what the role keeps.
 pub(super) fn reduce(role: Role) -> Result<(), PrivilegeError> {
     let permitted = caps::read(None, CapSet::Permitted).map_err(refused("reading capabilities"))?;
@@ -53,9 +59,13 @@ pub(super) fn reduce(role: Role) -> Result<(), PrivilegeError> {
     }
     caps::clear(None, CapSet::Ambient).map_err(refused("emptying the ambient set"))?;
     caps::clear(None, CapSet::Inheritable).map_err(refused("emptying the inheritable set"))?;
+    set(&keep)
+}
+
+fn set(keep: &CapsHashSet) -> Result<(), PrivilegeError> {
     // In this order: what is effective must be permitted.
-    caps::set(None, CapSet::Effective, &keep).map_err(refused("giving up capabilities"))?;
-    caps::set(None, CapSet::Permitted, &keep).map_err(refused("giving up capabilities"))
+    caps::set(None, CapSet::Effective, keep).map_err(refused("giving up capabilities"))?;
+    caps::set(None, CapSet::Permitted, keep).map_err(refused("giving up capabilities"))
 }
 
 fn refused(what: &'static str) -> impl Fn(caps::errors::CapsError) -> PrivilegeError {

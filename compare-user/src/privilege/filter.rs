@@ -62,6 +62,8 @@ const EVERY_THREAD: &[Call] = &[
     any(libc::SYS_mremap),
     any(libc::SYS_madvise),
     any(libc::SYS_membarrier),
+    // How much there is: some C libraries ask before they sort.
+    any(libc::SYS_sysinfo),
     // Other threads, and time.
     any(libc::SYS_futex),
     any(libc::SYS_sched_yield),
@@ -103,11 +105,15 @@ const EVERY_THREAD: &[Call] = &[
     equal(libc::SYS_fcntl, 1, libc::F_GETFD),
     equal(libc::SYS_fcntl, 1, libc::F_GETFL),
     equal(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
+    // Whether one is a terminal.
+    equal(libc::SYS_ioctl, 1, libc::TCGETS as i32),
     // Files, to read.
     without(libc::SYS_openat, 2, CHANGES),
     any(libc::SYS_newfstatat),
     any(libc::SYS_statx),
     any(libc::SYS_readlinkat),
+    any(libc::SYS_faccessat),
+    any(libc::SYS_faccessat2),
     any(libc::SYS_getcwd),
 ];
 
@@ -175,6 +181,7 @@ const DEVICES: &[Call] = &[
     any(libc::SYS_listen),
     any(libc::SYS_connect),
     equal(libc::SYS_ioctl, 1, libc::SIOCETHTOOL as i32),
+    equal(libc::SYS_ioctl, 1, libc::SIOCGIFINDEX as i32),
 ];
 
 /// Loading and attaching programs, reading and writing maps, pins.
@@ -183,6 +190,8 @@ const PROGRAMS: &[Call] = &[
     any(libc::SYS_mkdirat),
     any(libc::SYS_statfs),
     any(libc::SYS_fstatfs),
+    // Comparators that share a NIC take turns at the mirror's pins.
+    any(libc::SYS_flock),
     any(libc::SYS_getdents64),
     any(libc::SYS_uname),
     any(libc::SYS_geteuid),

@@ -136,6 +136,16 @@ pub fn confine(role: Role) -> Result<(), PrivilegeError> {
     filter::install(role, action)
 }
 
+/// Gives up every capability that programs started by this process do not inherit. For the process of
+/// `--on-divergence`: the command has what it would have had without it between, root's
+/// capabilities if it is root's.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn keep_inherited() -> Result<(), PrivilegeError> {
+    capabilities::keep_inherited()
+}
+
 /// As [`confine`], on a thread that has nobody to tell of a failure: it ends the process.
 pub(crate) fn confine_or_exit(role: Role) {
     if let Err(error) = confine(role) {
