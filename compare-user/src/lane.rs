@@ -16,8 +16,10 @@ use crossbeam_channel::{Receiver, Sender};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
 
-use crate::compare::{Checksum, Comparator, Discard, Divergence, Release, Side, Sink, Timestamp};
-use crate::frame::{FlowKey, FrameStore, Headers, checksum};
+use crate::compare::{
+    Amendment, Checksum, Comparator, Discard, Divergence, Release, Side, Sink, Timestamp,
+};
+use crate::frame::{FlowKey, FrameStore, Headers, checksum, timestamp};
 use crate::observe::{Books, DivergenceReport, Event, FlowStatus, LaneStatus, PortStatus};
 use crate::port::{FrameOf, Memory, Port, PortError};
 
@@ -138,7 +140,7 @@ pub struct LaneOptions {
 
 /// Collects what the comparator decides during a turn.
 struct Decisions<F> {
-    released: Vec<(F, Checksum)>,
+    released: Vec<(F, Amendment)>,
     discarded: Vec<F>,
     events: Sender<Event>,
     events_dropped: u64,
@@ -146,8 +148,8 @@ struct Decisions<F> {
 
 impl<S: Memory> Sink<S> for Decisions<S::Frame> {
     #[inline]
-    fn release(&mut self, frame: S::Frame, _: Release, checksum: Checksum) {
-        self.released.push((frame, checksum));
+    fn release(&mut self, frame: S::Frame, _: Release, amendment: Amendment) {
+        self.released.push((frame, amendment));
     }
 
     #[inline]
@@ -386,12 +388,15 @@ impl<P: Port> Lane<P> {
             self.store.recycle(frame);
         }
         let mut released = std::mem::take(&mut self.decisions.released);
-        for (frame, checksum) in released.drain(..) {
+        for (frame, amendment) in released.drain(..) {
             if !self.options.lengths.contains(&self.store.len(&frame)) {
                 self.drop_unsendable(frame);
                 continue;
             }
-            if checksum == Checksum::Partial && self.options.complete_checksums {
+            if let Some(value) = amendment.timestamp {
+                self.set_timestamp(&frame, value);
+            }
+            if amendment.checksum == Checksum::Partial && self.options.complete_checksums {
                 self.complete_checksum(&frame);
             }
             self.outbox.push_back(frame);
@@ -418,6 +423,17 @@ impl<P: Port> Lane<P> {
             self.oversized += 1;
         }
         self.store.recycle(frame);
+    }
+
+    /// Gives a segment that has waited the time of those that have left.
+    fn set_timestamp(&mut self, frame: &FrameOf<P>, value: u32) {
+        let headers = Headers::parse(&self.store, frame);
+        if let Some(set) = timestamp::replaced(&self.store, frame, &headers, value) {
+            self.store.write(frame, set.at, &value.to_be_bytes());
+            if let Some((at, checksum)) = set.checksum {
+                self.store.write(frame, at, &checksum.to_be_bytes());
+            }
+        }
     }
 
     /// Does what the guest left to offload hardware that this path does not have.

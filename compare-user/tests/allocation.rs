@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use compare_user::compare::{
-    Checksum, Comparator, Config, Discard, Divergence, Release, Side, Sink, Timestamp,
+    Amendment, Comparator, Config, Discard, Divergence, Release, Side, Sink, Timestamp,
 };
 use compare_user::frame::FrameStore;
 use etherparse::PacketBuilder;
@@ -61,7 +61,7 @@ struct Tally {
 }
 
 impl Sink<Prepared> for Tally {
-    fn release(&mut self, _: usize, _: Release, _: Checksum) {
+    fn release(&mut self, _: usize, _: Release, _: Amendment) {
         self.released += 1;
     }
 

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use compare_user::compare::{
-    Checksum, Comparator, Config, Discard, Divergence, Release, Side, Sink, Timestamp,
+    Amendment, Comparator, Config, Discard, Divergence, Release, Side, Sink, Timestamp,
 };
 use compare_user::frame::{FrameStore, Headers};
 use etherparse::PacketBuilder;
@@ -179,8 +179,8 @@ struct Recycle<'a> {
 
 impl Sink<Pool> for Recycle<'_> {
     #[inline]
-    fn release(&mut self, frame: Frame, why: Release, checksum: Checksum) {
-        black_box((why, checksum));
+    fn release(&mut self, frame: Frame, why: Release, amendment: Amendment) {
+        black_box((why, amendment));
         self.free.push(frame);
     }
 

@@ -47,7 +47,8 @@ impl<F> Comparator<F> {
             if let Some(partner) = self.partner(flow, &ours, turn.store()) {
                 self.remove_secondary_datagram(flow, partner);
                 self.discard_held(partner, Discard::Compared, turn);
-                return self.release(incoming.frame, Release::Matched, incoming.checksum, turn);
+                let amendment = incoming.checksum.into();
+                return self.release(incoming.frame, Release::Matched, amendment, turn);
             }
         }
         if let Some(record) = self.hold(flow, incoming, Segment::default(), turn) {

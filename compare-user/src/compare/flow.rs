@@ -1,7 +1,7 @@
 //! The flows: what is remembered of each, and the table that finds them.
 
 use super::clock::Timestamp;
-use super::held::{List, NIL};
+use super::held::{List, NIL, Segment};
 use super::segments::Segments;
 use super::sequence::Sequence;
 use super::verdict::Side;
@@ -29,18 +29,23 @@ pub(super) struct Stream {
     pub(super) secondary_acknowledged: Sequence,
     /// Highest acknowledgement that has left; kept where the slower replica's leave.
     pub(super) acknowledged: Sequence,
-    /// Where the secondary's latest retransmission began, if the primary has not retransmitted
-    /// since; kept where the slower replica's leave.
-    pub(super) repeated: Sequence,
+    /// The latest time (RFC 7323) of the primary's segments, and of what the secondary said that was found
+    /// right; kept where the slower replica's acknowledgements leave. Zero before the first: should one
+    /// truly be zero, the next takes its place, and that is later.
+    pub(super) newest: Sequence,
     /// When the primary began this incarnation, as [`Timestamp::moment`].
     pub(super) begun: u32,
-    /// What has left beyond a gap: its beginning and end (`island.rs`).
+    /// What has left beyond a gap: its beginning and end, which are equal if nothing has (`island.rs`).
     pub(super) island: (Sequence, Sequence),
     /// Where each side's stream ends, once it said so.
     pub(super) primary_end: Sequence,
     pub(super) secondary_end: Sequence,
     /// The secondary's initial sequence number of this incarnation.
     pub(super) secondary_initial: Sequence,
+    /// Low half of where the secondary's latest retransmission began, if the primary has not
+    /// retransmitted since; kept where the slower replica's leave. Enough to know it again: if it is
+    /// another after all, the client hears what both have said once more than it must.
+    pub(super) repeated: u16,
     pub(super) known: Known,
 }
 
@@ -52,7 +57,6 @@ pub(super) struct Known {
     pub(super) secondary_acknowledged: bool,
     pub(super) acknowledged: bool,
     pub(super) repeated: bool,
-    pub(super) island: bool,
     pub(super) primary_end: bool,
     pub(super) secondary_end: bool,
     /// `origin` comes from the primary's SYN.
@@ -94,19 +98,19 @@ impl Kind {
         primary_acknowledged: Sequence(0),
         secondary_acknowledged: Sequence(0),
         acknowledged: Sequence(0),
-        repeated: Sequence(0),
+        newest: Sequence(0),
         begun: 0,
         island: (Sequence(0), Sequence(0)),
         primary_end: Sequence(0),
         secondary_end: Sequence(0),
         secondary_initial: Sequence(0),
+        repeated: 0,
         known: Known {
             mark: false,
             primary_acknowledged: false,
             secondary_acknowledged: false,
             acknowledged: false,
             repeated: false,
-            island: false,
             primary_end: false,
             secondary_end: false,
             primary_syn: false,
@@ -187,6 +191,18 @@ impl Flow {
             Kind::Datagrams(datagrams) => datagrams,
             Kind::Stream(_) => unreachable!("the key of a datagram flow does not name TCP"),
         }
+    }
+
+    /// The time that a TCP segment which leaves has to be given in place of its own, for a client that has
+    /// seen a later one drops it (RFC 7323 section 5).
+    #[inline]
+    pub(super) fn timestamp_for(&mut self, segment: &Segment) -> Option<u32> {
+        if !segment.is_timed {
+            return None;
+        }
+        let stream = self.stream();
+        stream.note_timestamp(segment);
+        (stream.newest != segment.timestamp).then_some(stream.newest.0)
     }
 
     fn holds_any(&self) -> bool {

@@ -105,10 +105,10 @@ impl<F> Comparator<F> {
             let ghost = if leaves { self.note_flushed(record, turn) } else { None };
             if leaves && survivor == Side::Secondary {
                 // Judged on arrival as one that would not leave.
-                let (frame, ..) = self.let_go(record);
-                let headers = Headers::parse(turn.store(), &frame);
-                let checksum = Checksum::of(turn.store(), &frame, &headers);
-                self.release(frame, Release::Flushed, checksum, turn);
+                let headers = Headers::parse(turn.store(), self.slab.frame(record));
+                let checksum = Checksum::of(turn.store(), self.slab.frame(record), &headers);
+                self.slab.get_mut(record).checksum = checksum;
+                self.release_held(record, Release::Flushed, turn);
             } else if leaves {
                 self.release_held(record, Release::Flushed, turn);
             } else {
@@ -160,7 +160,7 @@ impl<F> Comparator<F> {
                 stream.secondary = Segments::EMPTY;
                 stream.gated = List::EMPTY;
                 stream.next = List::EMPTY;
-                stream.known.island = false;
+                stream.island.1 = stream.island.0;
                 stream.known.primary_end = false;
                 stream.known.secondary_end = false;
                 stream.known.syn_shared = stream.known.primary_syn;

@@ -30,6 +30,8 @@ impl<F> Comparator<F> {
             stream.mark = segment.start;
             stream.origin = segment.start;
             stream.begun = turn.now().moment();
+            stream.newest = Sequence(0);
+            stream.island = (segment.start, segment.start);
             stream.known = Known { mark: true, primary_syn: true, ..Known::default() };
             self.adopt_next(flow, turn);
         }
@@ -39,7 +41,7 @@ impl<F> Comparator<F> {
         if seen && stream.acknowledges_enough(&segment) {
             let why = if repeated { Release::Retransmission } else { Release::Matched };
             stream.note_acknowledgement_left(&segment);
-            self.release(incoming.frame, why, incoming.checksum, turn);
+            self.release_segment(flow, incoming, &segment, why, turn);
             return self.advance(flow, turn);
         }
         if let Some(record) = self.hold(flow, incoming, segment, turn) {
@@ -90,7 +92,7 @@ impl<F> Comparator<F> {
         let shared = known.syn_shared && stream.origin == segment.start;
         if own || shared {
             if self.config.ack_gate == AckGate::Slower && stream.must_be_challenged() {
-                return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
+                return self.release_segment(flow, incoming, &segment, Release::Slower, turn);
             }
             let why = Discard::Retransmission;
             return self.discard(incoming.frame, Side::Secondary, why, turn);

@@ -35,8 +35,13 @@ pub(super) struct Segment {
     /// One past the last payload byte.
     pub(super) end: Sequence,
     pub(super) acknowledgement: Sequence,
+    /// The sender's time (RFC 7323), if it `is_timed`.
+    pub(super) timestamp: Sequence,
     /// The flags byte of the header.
     pub(super) flags: u8,
+    /// It has a timestamp that matters: there are none of SYNs, and only where the slower replica's
+    /// acknowledgements leave.
+    pub(super) is_timed: bool,
 }
 
 impl Role {
@@ -48,8 +53,14 @@ impl Role {
 }
 
 impl Segment {
-    const EMPTY: Self =
-        Self { start: Sequence(0), end: Sequence(0), acknowledgement: Sequence(0), flags: 0 };
+    const EMPTY: Self = Self {
+        start: Sequence(0),
+        end: Sequence(0),
+        acknowledgement: Sequence(0),
+        timestamp: Sequence(0),
+        flags: 0,
+        is_timed: false,
+    };
 
     pub(super) fn new(headers: &Headers, fields: &TcpFields) -> Self {
         let syn = u32::from(fields.flags & TcpFields::SYN != 0);
@@ -59,7 +70,17 @@ impl Segment {
             end: start.advanced(headers.end - u32::from(headers.content)),
             acknowledgement: Sequence(fields.acknowledgement),
             flags: fields.flags,
+            ..Self::EMPTY
         }
+    }
+
+    /// Whether whoever gets this segment need not get `other`, which came later.
+    pub(super) fn says_all_of(&self, other: &Self) -> bool {
+        let ends = TcpFields::SYN | TcpFields::FIN | TcpFields::RST;
+        self.start == other.start
+            && self.end == other.end
+            && self.flags & (ends | TcpFields::ACK) == other.flags & (ends | TcpFields::ACK)
+            && other.acknowledgement.at_or_before(self.acknowledgement)
     }
 
     /// The same segment at another place of the stream.
@@ -361,6 +382,11 @@ impl<F> Slab<F> {
     /// The record after `record` in its queue.
     pub(super) fn after(&self, record: u32) -> u32 {
         self.get(record).queue.next
+    }
+
+    /// The record ahead of `record` in its queue.
+    pub(super) fn ahead_of(&self, record: u32) -> u32 {
+        self.get(record).queue.previous
     }
 
     #[inline]

@@ -11,23 +11,31 @@ use super::Comparator;
 use super::config::AckGate;
 use super::content::first_difference;
 use super::flow::Stream;
-use super::held::NIL;
+use super::held::{NIL, Segment};
+use super::segments::Segments;
 use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Release};
 use crate::frame::TcpFields;
 
-/// Held segments looked at for one that leaves: what a call may cost has a bound, and the next call goes
-/// on where this one stopped.
+/// Held segments looked at for one that is wanted: what a call may cost has a bound.
 const LOOKED_AT: usize = 64;
 
+/// As [`LOOKED_AT`], from either end of what the primary has waiting: where one guest has begun to send
+/// again what was lost, a whole window may wait, and the other guest's latest is at the end of it.
+const LOOKED_FROM_EITHER_END: usize = 512;
+
 impl Stream {
+    fn has_island(&self) -> bool {
+        self.island.0 != self.island.1
+    }
+
     /// The mark has come to the island: what is on it has been compared.
     #[inline]
     pub(super) fn cross_island(&mut self) {
-        if self.known.island && self.island.0.at_or_before(self.mark) {
+        if self.has_island() && self.island.0.at_or_before(self.mark) {
             self.mark = self.mark.later(self.island.1);
-            self.known.island = false;
+            self.island.1 = self.island.0;
         }
     }
 }
@@ -49,20 +57,21 @@ impl<F> Comparator<F> {
         if !ready || stream.primary.is_empty() || stream.secondary.is_empty() {
             return false;
         }
-        let (mark, island) = (stream.mark, stream.known.island.then_some(stream.island));
-        let (ours, theirs) = (stream.primary.front(), stream.secondary.front());
+        let (mark, island) = (stream.mark, stream.has_island().then_some(stream.island));
+        let (primary, theirs) = (stream.primary, stream.secondary.front());
         let from = island.map_or(mark, |(_, end)| end);
-        let Some(theirs) = self.first_that(theirs, |start, end| start != end && from.before(end))
+        let Some(theirs) =
+            self.first_that(theirs, |segment| !segment.is_empty() && from.before(segment.end))
         else {
             return false;
         };
         // Up to the mark the ordinary way goes on; beyond it, from where the secondary has something.
         let their_start = self.slab.get(theirs).segment.start;
-        let wanted = |start: Sequence, _: Sequence| match island {
-            Some((_, end)) => end.at_or_before(start),
-            None => mark.before(start) && their_start.at_or_before(start),
+        let from = match island {
+            Some((_, end)) => end,
+            None => their_start.later(mark.advanced(1)),
         };
-        let Some(ours) = self.first_that(ours, wanted) else { return false };
+        let Some(ours) = self.first_from(&primary, from) else { return false };
         let held = self.slab.get(ours);
         let (segment, arrived) = (held.segment, held.arrived);
         let is_next = island.is_none_or(|(_, end)| end == segment.start);
@@ -79,18 +88,47 @@ impl<F> Comparator<F> {
         true
     }
 
+    /// The first of the segments in order that begins at `from` or beyond, looked for from the end that is
+    /// nearer.
+    pub(super) fn first_from(&self, segments: &Segments, from: Sequence) -> Option<u32> {
+        let (mut front, mut back) = (segments.front(), segments.back());
+        if front == NIL {
+            return None;
+        }
+        let start = |record: u32| self.slab.get(record).segment.start;
+        if start(back).before(from) {
+            return None;
+        }
+        let is_near_front = from.at_or_before(start(front))
+            || from.distance_from(start(front)) < start(back).distance_from(from);
+        for _ in 0..LOOKED_FROM_EITHER_END {
+            if is_near_front {
+                if from.at_or_before(start(front)) {
+                    return Some(front);
+                }
+                front = self.slab.after(front);
+            } else {
+                let earlier = self.slab.ahead_of(back);
+                if earlier == NIL || start(earlier).before(from) {
+                    return Some(back);
+                }
+                back = earlier;
+            }
+        }
+        None
+    }
+
     /// The first of the records from `record` on, in their queue, whose segment is wanted.
-    fn first_that(
+    pub(super) fn first_that(
         &self,
         mut record: u32,
-        wanted: impl Fn(Sequence, Sequence) -> bool,
+        wanted: impl Fn(&Segment) -> bool,
     ) -> Option<u32> {
         for _ in 0..LOOKED_AT {
             if record == NIL {
                 return None;
             }
-            let segment = self.slab.get(record).segment;
-            if wanted(segment.start, segment.end) {
+            if wanted(&self.slab.get(record).segment) {
                 return Some(record);
             }
             record = self.slab.after(record);
@@ -141,10 +179,10 @@ impl<F> Comparator<F> {
     fn put_on_island(&mut self, flow: u32, ours: u32, theirs: u32, turn: &mut impl Turn<F>) {
         let segment = self.slab.get(ours).segment;
         let stream = self.flows.get_mut(flow).stream();
-        let begin = if stream.known.island { stream.island.0 } else { segment.start };
+        let begin = if stream.has_island() { stream.island.0 } else { segment.start };
         stream.island = (begin, segment.end);
-        stream.known.island = true;
         stream.note_acknowledgement_left(&segment);
+        stream.note_timestamp(&self.slab.get(theirs).segment);
         stream.primary.remove_in_order(&mut self.slab, ours);
         self.release_held(ours, Release::Matched, turn);
         let mut record = theirs;

@@ -39,7 +39,7 @@ use std::collections::VecDeque;
 pub use clock::Timestamp;
 pub use config::{AckGate, Config};
 pub use counters::Counters;
-pub use verdict::{Checksum, Discard, Divergence, Exhibit, Reason, Release, Side, Sink};
+pub use verdict::{Amendment, Checksum, Discard, Divergence, Exhibit, Reason, Release, Side, Sink};
 
 use crate::frame::{Class, FlowKey, FrameStore, Headers};
 use content::{ContentHasher, Span};
@@ -263,7 +263,7 @@ impl<F> Comparator<F> {
         turn: &mut impl Turn<F>,
     ) {
         if leaves {
-            self.release(frame, why, checksum, turn);
+            self.release(frame, why, checksum.into(), turn);
         } else if why == Release::Standalone {
             self.discard(frame, side, Discard::Standalone, turn);
         } else {
@@ -376,8 +376,25 @@ impl<F> Comparator<F> {
 
     #[inline]
     fn release_held(&mut self, record: u32, why: Release, turn: &mut impl Turn<F>) {
+        let held = self.slab.get(record);
+        let timestamp = self.flows.get_mut(held.flow).timestamp_for(&held.segment);
         let (frame, _, checksum) = self.let_go(record);
-        self.release(frame, why, checksum, turn);
+        self.release(frame, why, Amendment { checksum, timestamp }, turn);
+    }
+
+    /// Releases a TCP segment on its arrival.
+    #[inline]
+    fn release_segment(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<'_, F>,
+        segment: &held::Segment,
+        why: Release,
+        turn: &mut impl Turn<F>,
+    ) {
+        let timestamp = self.flows.get_mut(flow).timestamp_for(segment);
+        let amendment = Amendment { checksum: incoming.checksum, timestamp };
+        self.release(incoming.frame, why, amendment, turn);
     }
 
     #[inline]
@@ -387,7 +404,7 @@ impl<F> Comparator<F> {
     }
 
     #[inline]
-    fn release(&mut self, frame: F, why: Release, checksum: Checksum, turn: &mut impl Turn<F>) {
+    fn release(&mut self, frame: F, why: Release, amendment: Amendment, turn: &mut impl Turn<F>) {
         self.counters.released += 1;
         match why {
             Release::Matched => self.counters.matched += 1,
@@ -395,7 +412,7 @@ impl<F> Comparator<F> {
             Release::Slower => self.counters.from_slower_secondary += 1,
             _ => {}
         }
-        turn.release(frame, why, checksum);
+        turn.release(frame, why, amendment);
     }
 
     #[inline]

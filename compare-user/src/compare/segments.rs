@@ -53,6 +53,11 @@ impl Segments {
         self.in_order.head
     }
 
+    /// The back of those in order; `NIL` if there are none.
+    pub(super) fn back(&self) -> u32 {
+        self.in_order.tail
+    }
+
     /// Takes out one of those in order; it stays held.
     pub(super) fn remove_in_order<F>(&mut self, slab: &mut Slab<F>, record: u32) {
         slab.dequeue(&mut self.in_order, record);

@@ -11,7 +11,7 @@ use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Reason, Release, Side};
 use super::{Comparator, Finding, Incoming};
-use crate::frame::TcpFields;
+use crate::frame::{TcpFields, timestamp};
 
 impl Stream {
     /// Whether the secondary has acknowledged what `segment` acknowledges.
@@ -42,6 +42,17 @@ impl Stream {
                 segment.acknowledgement
             };
             self.known.secondary_acknowledged = true;
+        }
+    }
+
+    /// A time that the client has been told of, or will be.
+    #[inline]
+    pub(super) fn note_timestamp(&mut self, segment: &Segment) {
+        if segment.is_timed {
+            self.newest = match self.newest {
+                Sequence(0) => segment.timestamp,
+                newest => newest.later(segment.timestamp),
+            };
         }
     }
 
@@ -92,8 +103,9 @@ impl Stream {
                 return false;
             }
         }
-        let again = self.known.repeated && self.repeated == segment.start;
-        self.repeated = segment.start;
+        let start = segment.start.0 as u16;
+        let again = self.known.repeated && self.repeated == start;
+        self.repeated = start;
         self.known.repeated = true;
         again
     }
@@ -134,7 +146,12 @@ impl<F> Comparator<F> {
         let Some(flow) = self.flow_of(&incoming, &Kind::STREAM, turn.now()) else {
             return self.no_flow(incoming, turn);
         };
-        let segment = Segment::new(incoming.headers, fields);
+        let mut segment = Segment::new(incoming.headers, fields);
+        if self.config.ack_gate == AckGate::Slower && !segment.has(TcpFields::SYN) {
+            let value = timestamp::value(turn.store(), &incoming.frame, incoming.headers);
+            segment.is_timed = value.is_some();
+            segment.timestamp = Sequence(value.unwrap_or_default());
+        }
         match (incoming.side, segment.has(TcpFields::SYN)) {
             (Side::Primary, false) => self.primary_segment(flow, incoming, segment, turn),
             (Side::Primary, true) => self.primary_syn(flow, incoming, segment, turn),
@@ -162,6 +179,7 @@ impl<F> Comparator<F> {
             stream.known.mark = true;
         }
         stream.note_primary_acknowledgement(&segment);
+        stream.note_timestamp(&segment);
         if segment.has(TcpFields::FIN) {
             stream.primary_end = segment.end;
             stream.known.primary_end = true;
@@ -171,7 +189,7 @@ impl<F> Comparator<F> {
         if segment.is_empty() && !ends {
             if !ack_gate.holds_bare() || enough && stream.gated.is_empty() {
                 stream.note_acknowledgement_left(&segment);
-                return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
+                return self.release_segment(flow, incoming, &segment, Release::NoPayload, turn);
             }
             if ack_gate == AckGate::Slower {
                 self.supersede_acknowledgement(flow, turn);
@@ -181,7 +199,7 @@ impl<F> Comparator<F> {
         let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
         if segment.is_empty() && segment.has(TcpFields::RST) && nothing_before {
             // All that it follows has left, or was never seen (a refusal carries number zero).
-            return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
+            return self.release_segment(flow, incoming, &segment, Release::NoPayload, turn);
         }
         // A FIN says that the stream ends here: what waits of the secondary's may say otherwise.
         let contradicted = segment.has(TcpFields::FIN) && !stream.secondary.is_empty();
@@ -192,7 +210,7 @@ impl<F> Comparator<F> {
                 stream.known.repeated = false;
                 let why =
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
-                return self.release(incoming.frame, why, incoming.checksum, turn);
+                return self.release_segment(flow, incoming, &segment, why, turn);
             }
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
@@ -200,10 +218,12 @@ impl<F> Comparator<F> {
             let stream = self.flows.get_mut(flow).stream();
             if enough && stream.gated.is_empty() {
                 stream.note_acknowledgement_left(&segment);
-                self.release(incoming.frame, Release::Matched, incoming.checksum, turn);
+                self.release_segment(flow, incoming, &segment, Release::Matched, turn);
             } else {
                 self.hold_at_gate(flow, incoming, segment, turn);
             }
+        } else if ack_gate == AckGate::Slower && self.repeats_held(flow, &segment) {
+            self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.primary.insert(&mut self.slab, record);
@@ -213,6 +233,20 @@ impl<F> Comparator<F> {
             }
         }
         self.advance(flow, turn);
+    }
+
+    /// Whether the primary says again what a segment that is held says. That one will leave, with the
+    /// time of the latest; of two the client would report one as a duplicate (RFC 2883), from which both
+    /// guests conclude that nothing was lost and send nothing again until their next timeout.
+    fn repeats_held(&mut self, flow: u32, segment: &Segment) -> bool {
+        let waiting = self.flows.get_mut(flow).stream().primary;
+        let back = waiting.back();
+        back != NIL
+            && segment.start.at_or_before(self.slab.get(back).segment.start)
+            && self
+                .first_from(&waiting, segment.start)
+                .and_then(|first| self.first_that(first, |held| held.says_all_of(segment)))
+                .is_some()
     }
 
     fn hold_at_gate(
@@ -259,7 +293,7 @@ impl<F> Comparator<F> {
             if self.config.ack_gate == AckGate::Slower
                 && self.flows.get_mut(flow).stream().must_be_repeated(&segment)
             {
-                return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
+                return self.release_segment(flow, incoming, &segment, Release::Slower, turn);
             }
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
             self.discard(incoming.frame, Side::Secondary, why, turn);
@@ -285,21 +319,9 @@ impl<F> Comparator<F> {
         let entry = self.flows.get_mut(flow);
         let blocked = entry.blocked;
         let stream = entry.stream();
-        // What of the primary's waits with payload has an older timestamp than this, and a client that has
-        // seen a newer one drops it (RFC 7323 section 5). It goes first, unless it waits for just what the
-        // client has to be told of: that the secondary lacks something.
-        let tail = stream.gated.tail;
-        let waiting = if tail != NIL && !self.slab.get(tail).segment.is_empty() {
-            Some(tail)
-        } else {
-            stream.primary.first(&self.slab)
-        };
-        let goes_first = waiting.is_none_or(|waiting| {
-            segment.acknowledgement.before(self.slab.get(waiting).segment.acknowledgement)
-        });
-        if goes_first && stream.is_told_by_secondary(segment) && !blocked {
+        if stream.is_told_by_secondary(segment) && !blocked {
             stream.note_acknowledgement_left(segment);
-            return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
+            return self.release_segment(flow, incoming, segment, Release::Slower, turn);
         }
         self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
     }
@@ -367,6 +389,8 @@ impl<F> Comparator<F> {
                 return false;
             }
             stream.mark = until;
+            stream.note_timestamp(segment);
+            stream.note_timestamp(&other);
             if other.end == until {
                 self.compared(flow, incoming.side.other(), turn);
             }
@@ -502,7 +526,9 @@ impl<F> Comparator<F> {
         );
         let entry = self.flows.get_mut(flow);
         let Some(at) = found else {
-            entry.stream().mark = until;
+            let stream = entry.stream();
+            stream.mark = until;
+            stream.note_timestamp(&self.slab.get(theirs).segment);
             return true;
         };
         // The bytes before the difference are equal; the mark says so.

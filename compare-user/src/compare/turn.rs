@@ -1,7 +1,7 @@
 //! What holds for the length of one call: the memory, the time, who is told.
 
 use super::clock::Timestamp;
-use super::verdict::{Checksum, Discard, Divergence, Release, Side, Sink};
+use super::verdict::{Amendment, Discard, Divergence, Release, Side, Sink};
 use crate::frame::FrameStore;
 
 /// The surroundings of the rules, so that each of them names one parameter instead of three.
@@ -11,7 +11,7 @@ pub(super) trait Turn<F> {
 
     fn store(&self) -> &Self::Store;
     fn now(&self) -> Timestamp;
-    fn release(&mut self, frame: F, why: Release, checksum: Checksum);
+    fn release(&mut self, frame: F, why: Release, amendment: Amendment);
     fn discard(&mut self, frame: F, side: Side, why: Discard);
     fn diverged(&mut self, divergence: &Divergence<'_, Self::Store>);
     fn checkpoint_wanted(&mut self);
@@ -38,8 +38,8 @@ impl<S: FrameStore, K: Sink<S>> Turn<S::Frame> for Call<'_, S, K> {
     }
 
     #[inline]
-    fn release(&mut self, frame: S::Frame, why: Release, checksum: Checksum) {
-        self.sink.release(frame, why, checksum);
+    fn release(&mut self, frame: S::Frame, why: Release, amendment: Amendment) {
+        self.sink.release(frame, why, amendment);
     }
 
     #[inline]

@@ -48,6 +48,23 @@ impl Checksum {
     }
 }
 
+/// What has to be written into a frame before it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amendment {
+    /// The L4 checksum.
+    pub checksum: Checksum,
+    /// The timestamp (RFC 7323) that the segment gets in place of its own, which is an earlier one: the
+    /// client has seen, or may be about to see, a later one in this connection. Only where the slower
+    /// replica's acknowledgements leave.
+    pub timestamp: Option<u32>,
+}
+
+impl From<Checksum> for Amendment {
+    fn from(checksum: Checksum) -> Self {
+        Self { checksum, timestamp: None }
+    }
+}
+
 /// Why a frame leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -85,7 +102,8 @@ pub enum Discard {
     Retransmission,
     /// A secondary copy of a datagram that a flush had released.
     LateCopy,
-    /// A primary's acknowledgement that waited when a later one came.
+    /// A primary's acknowledgement that waited when a later one came, or a segment that says again
+    /// what a waiting one says.
     Superseded,
     /// A segment held in a connection that the other end has reset: nobody waits for it. Should the
     /// reset have been refused, TCP sends it again.
@@ -161,8 +179,8 @@ pub struct Divergence<'a, S: FrameStore> {
 ///
 /// Frames are moved out: whoever implements this owns them from then on.
 pub trait Sink<S: FrameStore> {
-    /// `frame` leaves on the output port.
-    fn release(&mut self, frame: S::Frame, why: Release, checksum: Checksum);
+    /// `frame` leaves on the output port, amended first.
+    fn release(&mut self, frame: S::Frame, why: Release, amendment: Amendment);
 
     /// `frame` of `side` goes back to free memory.
     fn discard(&mut self, frame: S::Frame, side: Side, why: Discard);

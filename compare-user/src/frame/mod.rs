@@ -10,6 +10,7 @@ mod parse;
 #[cfg(test)]
 pub(crate) mod samples;
 mod store;
+pub mod timestamp;
 
 pub use headers::{Class, Headers, Malformed, PassReason, TcpFields};
 pub use key::{FlowKey, NO_TAG};

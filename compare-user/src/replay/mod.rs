@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::compare::{
-    AckGate, Checksum, Comparator, Config, Counters, Discard, Divergence, Reason, Release, Side,
+    AckGate, Amendment, Comparator, Config, Counters, Discard, Divergence, Reason, Release, Side,
     Sink, Timestamp,
 };
 use crate::frame::{Class, FlowKey, Headers, HeapFrame, HeapFrames};
@@ -79,7 +79,7 @@ impl Flows {
 }
 
 impl Sink<HeapFrames> for Flows {
-    fn release(&mut self, _: HeapFrame, _: Release, _: Checksum) {}
+    fn release(&mut self, _: HeapFrame, _: Release, _: Amendment) {}
 
     fn discard(&mut self, _: HeapFrame, _: Side, _: Discard) {}
 

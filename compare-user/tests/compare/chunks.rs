@@ -2,7 +2,7 @@
 //! UMEM may.
 
 use compare_user::compare::{
-    Checksum, Comparator, Config, Discard, Divergence, Release, Side, Sink, Timestamp,
+    Amendment, Comparator, Config, Discard, Divergence, Release, Side, Sink, Timestamp,
 };
 use compare_user::frame::FrameStore;
 
@@ -40,7 +40,7 @@ struct Record {
 }
 
 impl Sink<Chunks> for Record {
-    fn release(&mut self, frame: Chunked, _: Release, _: Checksum) {
+    fn release(&mut self, frame: Chunked, _: Release, _: Amendment) {
         self.released.push(frame.bytes);
     }
 

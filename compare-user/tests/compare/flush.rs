@@ -209,14 +209,14 @@ fn partial_checksums_are_marked_on_whatever_leaves() {
     rig.primary(with_partial_checksum(b"held"));
     rig.checkpoint();
     rig.both(IPV4.udp(5, b"complete"));
-    let marks: Vec<_> = rig.record.released.iter().map(|released| released.2).collect();
+    let marks: Vec<_> = rig.record.released.iter().map(|released| released.2.checksum).collect();
     assert_eq!(marks, [Checksum::Partial, Checksum::Partial, Checksum::AsFound]);
 
     let mut rig = Rig::new();
     rig.secondary(partial.clone());
     rig.failover(Side::Secondary);
     rig.secondary(partial);
-    let marks: Vec<_> = rig.record.released.iter().map(|released| released.2).collect();
+    let marks: Vec<_> = rig.record.released.iter().map(|released| released.2.checksum).collect();
     assert_eq!(marks, [Checksum::Partial; 2], "the survivor's waiting frame, and its next");
 }
 

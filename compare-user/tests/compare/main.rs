@@ -16,5 +16,6 @@ mod rig;
 mod stream;
 mod stream_model;
 mod teardown;
+mod timestamps;
 mod uncompared;
 mod wire;

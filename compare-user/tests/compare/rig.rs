@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use compare_user::compare::{
-    Checksum, Comparator, Config, Discard, Divergence, Reason, Release, Side, Sink, Timestamp,
+    Amendment, Comparator, Config, Discard, Divergence, Reason, Release, Side, Sink, Timestamp,
 };
 use compare_user::frame::{FlowKey, Headers, HeapFrame, HeapFrames};
 
@@ -27,15 +27,15 @@ pub(crate) struct Seen {
 /// What the comparator said, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    pub(crate) released: Vec<(Bytes, Release, Checksum)>,
+    pub(crate) released: Vec<(Bytes, Release, Amendment)>,
     pub(crate) discarded: Vec<(Side, Discard, Bytes)>,
     pub(crate) divergences: Vec<Seen>,
     pub(crate) requests: usize,
 }
 
 impl Sink<HeapFrames> for Record {
-    fn release(&mut self, frame: HeapFrame, why: Release, checksum: Checksum) {
-        self.released.push((frame.0.into_vec(), why, checksum));
+    fn release(&mut self, frame: HeapFrame, why: Release, amendment: Amendment) {
+        self.released.push((frame.0.into_vec(), why, amendment));
     }
 
     fn discard(&mut self, frame: HeapFrame, side: Side, why: Discard) {

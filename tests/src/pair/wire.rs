@@ -52,10 +52,6 @@ impl Impairment {
     /// A bad wide-area path: one frame of two hundred lost, one of a hundred late, one of five
     /// hundred doubled.
     pub const BAD_PATH: Self = Self { loss: 5_000, reordering: 10_000, duplication: 2_000 };
-
-    /// A path between hosts that loses one frame of five thousand, and reorders and doubles as many
-    /// as a bad one.
-    pub const FAIR_PATH: Self = Self { loss: 200, ..Self::BAD_PATH };
 }
 
 /// Which way a frame goes.

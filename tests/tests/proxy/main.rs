@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 
 use colo_tests::Result;
 use colo_tests::load::{Download, Progress, Upload};
-use colo_tests::pair::{Direction, Ended, Family, Impairment, Pair};
+use colo_tests::pair::{Ended, Family, Impairment, Pair};
 use colo_tests::service::port;
 
 /// The guests' web servers, by address family.
@@ -53,12 +53,9 @@ fn finish_identical(pair: Pair) -> Result<Ended> {
 /// Where retransmissions are lost too, TCP may need longer than the comparator's 3 s.
 const PATIENT: [&str; 2] = ["--compare-timeout", "15s"];
 
-/// Makes the link of a pair a bad one. What it loses on the way to the secondary the client repeats at
-/// once, told by the secondary's SACK blocks. What it loses of the secondary's answers only the
-/// secondary can repeat, after its retransmission timeout: nothing of the stream has reached the client
-/// that would tell it sooner. There the link must be fair.
+/// Makes the link of a pair a bad one. What it loses on the way to the secondary the client repeats,
+/// told by the secondary's SACK blocks; what it loses of the secondary's answers the secondary repeats,
+/// told by those of the client, which has what both have said beyond the gap.
 fn impair_link(pair: &Pair) {
-    let wire = pair.network.link_wire();
-    wire.impair(Direction::Forth, Impairment::BAD_PATH);
-    wire.impair(Direction::Back, Impairment::FAIR_PATH);
+    pair.network.link_wire().impair_both(Impairment::BAD_PATH);
 }

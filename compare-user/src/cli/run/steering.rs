@@ -45,6 +45,20 @@ pub(super) struct Steering {
     pub(super) survivor: Side,
 }
 
+/// Attaches a device's program and tells it what it has to know.
+fn attach(
+    options: &AttachOptions,
+    rules: &[BypassRule],
+    tunnel: Option<&TunnelSpec>,
+) -> Result<Steer, KernelError> {
+    let mut steer = Steer::attach(options)?;
+    steer.set_bypass(rules)?;
+    if let Some(tunnel) = tunnel.filter(|_| options.tunnelled) {
+        steer.set_tunnel(tunnel)?;
+    }
+    Ok(steer)
+}
+
 impl Steering {
     /// Attaches to the inputs that are devices. Until sockets are registered, frames go where `--on-exit` says.
     pub(super) fn attach(args: &Args) -> Result<Self, KernelError> {
@@ -71,12 +85,11 @@ impl Steering {
                     .and_then(Mirror::learner),
                 debug: args.debug_xdp,
             };
-            let mut steer = Steer::attach(&options)?;
-            steer.set_bypass(&args.bypass)?;
+            let steer = attach(&options, &args.bypass, args.vxlan.as_ref())?;
             gates.push(Gate { side, options, steer: Some(steer) });
         }
         let (opener, opened) = crossbeam_channel::unbounded();
-        let mut steering = Self {
+        Ok(Self {
             gates,
             mirror,
             tunnel: args.vxlan,
@@ -86,16 +99,11 @@ impl Steering {
             opener,
             standalone: Standalone::Off,
             survivor: Side::Primary,
-        };
-        steering.update_tunnel()?;
-        Ok(steering)
+        })
     }
 
-    /// Follows the devices of the mirror and the next hop of the tunnel; called ten times a second.
+    /// Follows the devices of the mirror and the next hop of its tunnel; called ten times a second.
     pub(super) fn maintain(&mut self) {
-        if let Err(error) = self.update_tunnel() {
-            tracing::warn!(%error, "the tunnel");
-        }
         if let Some(mirror) = &mut self.mirror
             && let Err(error) = mirror.refresh()
         {
@@ -115,17 +123,6 @@ impl Steering {
             now.checked_sub(age).unwrap_or(now)
         };
         resets.iter().map(|it| (FlowKey::of_connection(&it.connection), when(it.at))).collect()
-    }
-
-    /// Tells the secondary's program what comes through the tunnel.
-    fn update_tunnel(&mut self) -> Result<(), KernelError> {
-        let Some(spec) = &self.tunnel else { return Ok(()) };
-        for gate in self.gates.iter_mut().filter(|gate| gate.side == Side::Secondary) {
-            if let Some(steer) = &mut gate.steer {
-                steer.set_tunnel(spec)?;
-            }
-        }
-        Ok(())
     }
 
     /// How each program is attached, for people.
@@ -186,11 +183,7 @@ impl Steering {
             }
         }
         for gate in self.gates.iter_mut().filter(|gate| gate.steer.is_none()) {
-            let attached = Steer::attach(&gate.options).and_then(|mut steer| {
-                steer.set_bypass(rules)?;
-                Ok(steer)
-            });
-            match attached {
+            match attach(&gate.options, rules, self.tunnel.as_ref()) {
                 Ok(steer) => {
                     gate.steer = Some(steer);
                     any = true;
