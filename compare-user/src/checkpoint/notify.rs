@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::connection::{Connection, Endpoint};
 use super::message::{MessageReader, framed};
 use super::{Address, Agent, End, Ended, Inbox, Notice, NotifySpec, wire};
+use crate::privilege::{self, Role};
 
 const REQUEST: &str = "DO_CHECKPOINT";
 const DONE: &[u8] = b"COLO_CHECKPOINT";
@@ -68,7 +69,12 @@ pub fn start(
     let status = NotifyStatus { peer: spec.address.to_string(), ..NotifyStatus::default() };
     let (agent, inbox) = wire(status, socket_file, notices)?;
     let taker = Taker { peer, vnet, endpoint, inbox };
+    let role = match &spec.address {
+        Address::Unix(_) => Role::UnixPeer { connects: !spec.server },
+        Address::Tcp { .. } => Role::TcpPeer,
+    };
     std::thread::Builder::new().name("notify".into()).spawn(move || {
+        privilege::confine_or_exit(role);
         // Only ever ends because it was told to.
         let Err(Ended) = taker.run();
     })?;

@@ -180,7 +180,7 @@ fn kernel(host: &Host) -> Check {
 }
 
 fn privileges(host: &Host) -> Check {
-    let needed = [Capability::NetAdmin, Capability::NetRaw, Capability::Bpf];
+    let needed = [Capability::NetAdmin, Capability::NetRaw, Capability::Bpf, Capability::SysAdmin];
     let missing = needed.into_iter().filter(|capability| !host.capabilities.has(*capability));
     let missing: Vec<_> = missing.map(Capability::name).collect();
     if missing.is_empty() {
@@ -188,7 +188,8 @@ fn privileges(host: &Host) -> Check {
     }
     Check::ok("host", "privileges", format!("missing: {}", missing.join(", "))).fail(
         FaultKind::Privilege,
-        "run as root, or `setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep` on colo-xdp",
+        "run as root, or on a copy that only the right users may run `setcap \
+         cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock,cap_sys_admin+ep`",
     )
 }
 

@@ -79,6 +79,7 @@ pub(crate) const NEEDS: &[Need] = &[
 pub(crate) const TEST_NEEDS: &[Need] = &[
     need(Probe::Program("qemu-system-x86_64"), "qemu-system-x86", "the comparator to compare with"),
     need(Probe::Program("setpriv"), "util-linux", "ends QEMU with the test that started it"),
+    need(Probe::Program("setcap"), "libcap2-bin", "tests run as an ordinary user with it"),
 ];
 
 impl Need {
