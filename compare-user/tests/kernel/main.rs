@@ -8,6 +8,7 @@ mod attaching;
 mod link_state;
 mod mirroring;
 mod network;
+mod programs;
 mod relay_command;
 mod relaying;
 mod rules;
