@@ -5,5 +5,9 @@
 
 mod capture;
 mod classes;
+mod mirror;
+mod relay;
+mod rewriting;
 pub(crate) mod run;
 mod steer;
+mod tunnel;

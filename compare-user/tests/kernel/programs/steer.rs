@@ -6,6 +6,7 @@ use compare_user::kernel::{
 
 use super::classes::{CLIENT, Class, MALFORMED, SERVER, Sees, classes};
 use super::run::{Program, Ran, XDP_DROP, XDP_PASS, XDP_REDIRECT, moved, once};
+use super::tunnel::{Arrives, Arriving, Underlay, arriving};
 use crate::network::{device, in_namespace, options, veth};
 
 /// The program on a device that nobody else sends to.
@@ -147,4 +148,28 @@ fn pass_passes_every_class_as_it_is() {
             assert_eq!(program.run(&frame), expected, "{name}");
         }
     });
+}
+
+#[test]
+fn a_link_that_is_a_tunnel_is_steered_by_what_is_in_it_and_the_host_gets_the_rest() {
+    for underlay in Underlay::ALL {
+        in_namespace(move || {
+            veth("guest", "inside");
+            let mut judge = Judge::new(|options| {
+                options.role = Role::Secondary;
+                options.tunnelled = true;
+            });
+            judge.steer.set_tunnel(&underlay.spec()).unwrap();
+            for Arriving { name, frame, arrives } in arriving(underlay) {
+                let (after, (action, outcome)) = match arrives {
+                    Arrives::Inner(inner) => (inner, (XDP_DROP, Outcome::NoSocketDropped)),
+                    Arrives::Host => (frame.clone(), (XDP_PASS, Outcome::Host)),
+                    Arrives::OtherVni => (frame.clone(), (XDP_PASS, Outcome::OtherVni)),
+                    Arrives::ForeignPeer => (frame.clone(), (XDP_PASS, Outcome::ForeignPeer)),
+                    Arrives::Malformed => (frame.clone(), (XDP_DROP, Outcome::TunnelMalformed)),
+                };
+                judge.expect(&name, &frame, &after, (action, &[outcome]));
+            }
+        });
+    }
 }
