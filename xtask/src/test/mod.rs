@@ -6,13 +6,13 @@ use std::{env, fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use tally::Tally;
+pub(crate) use tally::Tally;
 
 use crate::{
     build_ebpf::{self, Flavour},
     command, release,
     setup::{self, SetupError},
-    workspace,
+    vm, workspace,
 };
 
 const HELP: &str = "\
@@ -104,6 +104,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.netns() && object {
         netns(&mut steps, &options.filters);
+        if options.filters.is_empty() {
+            steps.step("XDP programs on Debian's kernel, in a virtual machine", |tally| {
+                vm::run_tests(&vm::Options::default(), tally)
+            });
+        }
     }
     if !options.filters.is_empty() && steps.failed.is_empty() && steps.tally.ran() == 0 {
         bail!("no test has a name that contains {}", options.filters.join(" or "));

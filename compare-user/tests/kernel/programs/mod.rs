@@ -11,3 +11,4 @@ mod rewriting;
 pub(crate) mod run;
 mod steer;
 mod tunnel;
+mod verifier;
