@@ -448,12 +448,15 @@ impl Filter {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             object::fault(&self.device.name, "detaching the classifier", error)
         };
-        let detached = link.detach().map_err(|error| failed(&error));
-        if detached.is_ok() && self.made_qdisc {
-            let removed = qdisc::remove_unused_clsact(self.device.index);
-            return removed.map_err(|error| failed(&error));
+        match link.detach() {
+            Ok(()) if self.made_qdisc => {
+                let removed = qdisc::remove_unused_clsact(self.device.index);
+                removed.map_err(|error| failed(&error))
+            }
+            // The device is gone, and took it along.
+            Err(error) if object::errno(&error) == Some(libc::ENODEV) => Ok(()),
+            detached => detached.map_err(|error| failed(&error)),
         }
-        detached
     }
 }
 

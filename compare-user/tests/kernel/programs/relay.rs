@@ -10,7 +10,7 @@ use compare_user::kernel::{
 
 use super::classes::{CLIENT, Class, SERVER, classes};
 use super::rewriting::{Step, conversation, shapes};
-use super::run::{Program, Ran, TC_ACT_OK, XDP_DROP, XDP_PASS, XDP_REDIRECT, moved, once};
+use super::run::{Counters, Program, Ran, TC_ACT_OK, XDP_DROP, XDP_PASS, XDP_REDIRECT, once};
 use super::tunnel::{Arrives, Arriving, Leaving, Underlay, arriving, leaving};
 use crate::network::{Wire, device, in_namespace, ip, pins, tap, veth};
 
@@ -20,6 +20,7 @@ struct Judge {
     guest: Program,
     link: Program,
     nic: Program,
+    counters: Counters<Counter>,
 }
 
 /// A device and an outcome, as they are reported.
@@ -48,23 +49,24 @@ fn devices() {
     }
 }
 
+fn outcomes(relay: &Relay) -> Vec<(Counter, Tally)> {
+    let mut all = Vec::new();
+    for (device, row) in relay.outcomes().unwrap() {
+        let names = ["guest", "link0", "nic"];
+        let device = names.into_iter().find(|name| *name == device).unwrap();
+        all.extend(row.into_iter().map(|(outcome, tally)| ((device, outcome), tally)));
+    }
+    all
+}
+
 impl Judge {
     fn new(change: impl FnOnce(&mut RelayOptions)) -> Self {
         let mut options = relay_options();
         change(&mut options);
         let relay = Relay::attach(options).unwrap();
         let [guest, link, nic] = ["guest", "link0", "nic"].map(|name| Program::on(&device(name)));
-        Self { relay, guest, link, nic }
-    }
-
-    fn outcomes(&self) -> Vec<(Counter, Tally)> {
-        let mut all = Vec::new();
-        for (device, row) in self.relay.outcomes().unwrap() {
-            let names = ["guest", "link0", "nic"];
-            let device = names.into_iter().find(|name| *name == device).unwrap();
-            all.extend(row.into_iter().map(|(outcome, tally)| ((device, outcome), tally)));
-        }
-        all
+        let counters = Counters::from(outcomes(&relay));
+        Self { relay, guest, link, nic, counters }
     }
 
     fn counts(&mut self) -> ConnectionCounts {
@@ -80,7 +82,6 @@ impl Judge {
         after: &[u8],
         (action, outcome): (u32, &'static str),
     ) {
-        let before = self.outcomes();
         let program = match at {
             "guest" => &self.guest,
             "link0" => &self.link,
@@ -88,7 +89,7 @@ impl Judge {
         };
         let ran = program.run(frame);
         assert_eq!(ran, Ran { action, frame: after.to_vec() }, "{name} at {at}");
-        let moved = moved(&before, &self.outcomes());
+        let moved = self.counters.moved(outcomes(&self.relay));
         assert_eq!(moved, [once((at, outcome), after)], "{name} at {at}");
     }
 }
@@ -251,11 +252,10 @@ fn without_a_next_hop_without_a_device_and_without_room_a_frame_is_dropped_and_c
         judge.relay.fail_over().unwrap();
         judge.expect("a NIC", ("guest", &frame), &frame, (XDP_REDIRECT, "to_nic"));
         ip("link del nic");
-        let before = judge.outcomes();
         let dropped = Ran { action: XDP_DROP, frame: frame.clone() };
         assert_eq!(judge.guest.run(&frame), dropped);
         let expected = [once(("guest", "no_device"), &frame)];
-        assert_eq!(moved(&before, &judge.outcomes()), expected);
+        assert_eq!(judge.counters.moved(outcomes(&judge.relay)), expected);
         judge.relay.detach().unwrap();
     });
 }

@@ -4,6 +4,7 @@
 //! redirect of an XDP program. What a classifier clones does leave.
 #![allow(unsafe_code, reason = "libbpf-rs runs only programs that it has loaded itself")]
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -70,23 +71,6 @@ impl Program {
         (options.retval, options.duration)
     }
 
-    /// Lets an XDP program have one frame as if it had come in on a device, and carries out what it
-    /// says: a redirected frame leaves.
-    pub(super) fn release(&self, frame: &[u8], device: &Device) {
-        // struct xdp_md of linux/bpf.h: where the data is, and the device.
-        let mut context = [0_u8; 24];
-        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
-        context[12..16].copy_from_slice(&device.index.to_ne_bytes());
-        let options = libbpf_sys::bpf_test_run_opts {
-            ctx_in: context.as_ptr().cast(),
-            ctx_size_in: context.len() as u32,
-            flags: libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES,
-            repeat: 1,
-            ..Default::default()
-        };
-        self.test(frame, &mut [], options);
-    }
-
     /// Runs a classifier on one frame that has come in on a device with a mark.
     pub(super) fn classify(&self, frame: &[u8], device: &Device, mark: u32) -> Ran {
         // struct __sk_buff of linux/bpf.h; what a caller may not set is zero.
@@ -136,19 +120,27 @@ impl Program {
     }
 }
 
-/// The counters that moved, and by how much.
-pub(super) fn moved<K: Copy + PartialEq>(
-    before: &[(K, Tally)],
-    after: &[(K, Tally)],
-) -> Vec<(K, Tally)> {
-    let differences = before.iter().zip(after).map(|((key, old), (_, new))| {
-        let packets = new.packets - old.packets;
-        (*key, Tally { packets, bytes: new.bytes - old.bytes })
-    });
-    differences.filter(|(_, tally)| *tally != Tally::default()).collect()
+/// Counters, and what they were when last looked at.
+pub(super) struct Counters<K>(RefCell<Vec<(K, Tally)>>);
+
+impl<K: Copy + PartialEq> Counters<K> {
+    pub(super) fn from(now: Vec<(K, Tally)>) -> Self {
+        Self(RefCell::new(now))
+    }
+
+    /// Those that have moved since the last call, and by how much.
+    pub(super) fn moved(&self, now: Vec<(K, Tally)>) -> Vec<(K, Tally)> {
+        let before = self.0.replace(now);
+        let now = self.0.borrow();
+        let differences = before.iter().zip(now.iter()).map(|((key, old), (_, new))| {
+            let packets = new.packets - old.packets;
+            (*key, Tally { packets, bytes: new.bytes - old.bytes })
+        });
+        differences.filter(|(_, tally)| *tally != Tally::default()).collect()
+    }
 }
 
-/// What [`moved`] is when one frame of this length was counted once, under this key.
+/// What has moved when one frame of this length was counted once, under this key.
 pub(super) fn once<K>(key: K, frame: &[u8]) -> (K, Tally) {
     (key, Tally { packets: 1, bytes: frame.len() as u64 })
 }

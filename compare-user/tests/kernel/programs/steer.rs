@@ -1,11 +1,11 @@
 //! `steer`, `pass` and their ways out.
 
 use compare_user::kernel::{
-    AttachOptions, EmptySlot, Mode, Outcome, Pass, Role, Standalone, Steer, Tally,
+    AttachOptions, EmptySlot, Mode, Outcome, Pass, Role, Standalone, Steer,
 };
 
 use super::classes::{CLIENT, Class, MALFORMED, SERVER, Sees, classes};
-use super::run::{Program, Ran, XDP_DROP, XDP_PASS, XDP_REDIRECT, moved, once};
+use super::run::{Counters, Program, Ran, XDP_DROP, XDP_PASS, XDP_REDIRECT, once};
 use super::tunnel::{Arrives, Arriving, Underlay, arriving};
 use crate::network::{device, in_namespace, options, veth};
 
@@ -13,6 +13,7 @@ use crate::network::{device, in_namespace, options, veth};
 pub(super) struct Judge {
     pub(super) steer: Steer,
     program: Program,
+    counters: Counters<Outcome>,
 }
 
 impl Judge {
@@ -20,11 +21,8 @@ impl Judge {
         let mut options = options("guest", Mode::Native);
         change(&mut options);
         let steer = Steer::attach(&options).unwrap();
-        Self { steer, program: Program::on(&device("guest")) }
-    }
-
-    fn outcomes(&self) -> Vec<(Outcome, Tally)> {
-        self.steer.outcomes().unwrap().iter().collect()
+        let counters = Counters::from(steer.outcomes().unwrap().iter().collect());
+        Self { steer, program: Program::on(&device("guest")), counters }
     }
 
     /// Runs a frame, which must come out as `after`, with these outcomes and no others.
@@ -36,11 +34,11 @@ impl Judge {
         after: &[u8],
         (action, outcomes): (u32, &[Outcome]),
     ) {
-        let before = self.outcomes();
         let ran = self.program.run(frame);
         assert_eq!(ran, Ran { action, frame: after.to_vec() }, "{name}");
         let expected: Vec<_> = outcomes.iter().map(|outcome| once(*outcome, after)).collect();
-        assert_eq!(moved(&before, &self.outcomes()), expected, "{name}");
+        let outcomes = self.steer.outcomes().unwrap().iter().collect();
+        assert_eq!(self.counters.moved(outcomes), expected, "{name}");
     }
 }
 
@@ -119,7 +117,10 @@ fn a_rule_finds_what_is_in_a_frame_and_nothing_in_one_that_is_cut() {
                 Role::Primary => (XDP_REDIRECT, Outcome::Bypassed),
                 Role::Secondary => (XDP_DROP, Outcome::BypassDropped),
             };
-            for (rule, is_for) in rules() {
+            // What a rule finds is the same on both sides: the secondary's needs few.
+            let rules = rules().into_iter();
+            let every = if role == Role::Primary { 1 } else { 7 };
+            for (rule, is_for) in rules.step_by(every) {
                 judge.steer.set_bypass(&[rule.parse().unwrap()]).unwrap();
                 for class in &classes {
                     let name = format!("{rule} on {}", class.name);
