@@ -67,10 +67,10 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     let strict = env::var_os("CI").is_some_and(|value| value == "true" || value == "1");
-    let toolchain = match setup::ensure_for_tests() {
+    let (toolchain, complete) = match setup::ensure_for_tests() {
         // What only some tests need is no reason to run none: they say that they are skipped.
-        Err(SetupError::NotInstallable { .. }) if !strict => setup::ensure()?,
-        outcome => outcome?,
+        Err(SetupError::NotInstallable { .. }) if !strict => (setup::ensure()?, false),
+        outcome => (outcome?, true),
     };
     let mut steps = Steps::default();
 
@@ -106,7 +106,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         netns(&mut steps, &options.filters);
         if options.filters.is_empty() {
             steps.step("XDP programs on Debian's kernel, in a virtual machine", |tally| {
-                vm::run_tests(&vm::Options::default(), tally)
+                let options = vm::Options::default();
+                match vm::kernel(&options) {
+                    Ok(kernel) if complete => vm::run_tests(&kernel, &options, tally),
+                    Err(error) if strict => Err(error),
+                    lacking => {
+                        let why = lacking
+                            .err()
+                            .map_or("QEMU, busybox or cpio".into(), |error| format!("{error:#}"));
+                        tally.leave_out(format!("the virtual machine: this machine lacks {why}"));
+                        Ok(())
+                    }
+                }
             });
         }
     }

@@ -7,12 +7,12 @@
 mod kernel;
 mod root;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use kernel::Kernel;
+pub(crate) use kernel::Kernel;
 use root::Root;
 
 use crate::test::Tally;
@@ -77,20 +77,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup::ensure_for_tests()?;
     build_ebpf::build(&toolchain, build_ebpf::Flavour::Release)?;
     let mut tally = Tally::default();
-    run_tests(options, &mut tally)?;
+    run_tests(&kernel(options)?, options, &mut tally)?;
     println!("{tally}");
     Ok(())
+}
+
+/// The kernel that was asked for.
+///
+/// # Errors
+/// apt has no such package, or it cannot be fetched.
+pub(crate) fn kernel(options: &Options) -> Result<Kernel> {
+    match &options.kernel {
+        Some(directory) => Kernel::unpacked(directory),
+        None => Kernel::of_package(&options.package),
+    }
 }
 
 /// Runs the tests in the machine and adds up their results.
 ///
 /// # Errors
-/// The kernel cannot be had, the machine does not start, or a test fails.
-pub(crate) fn run_tests(options: &Options, tally: &mut Tally) -> Result<()> {
-    let kernel = match &options.kernel {
-        Some(directory) => Kernel::unpacked(directory)?,
-        None => Kernel::of_package(&options.package)?,
-    };
+/// The machine does not start, or a test fails.
+pub(crate) fn run_tests(kernel: &Kernel, options: &Options, tally: &mut Tally) -> Result<()> {
     let test = test_binary()?;
     let mut arguments: Vec<&str> = vec!["--test-threads=2", "--show-output"];
     if options.all {
@@ -103,7 +110,7 @@ pub(crate) fn run_tests(options: &Options, tally: &mut Tally) -> Result<()> {
     arguments.extend(options.filters.iter().map(String::as_str));
     let image = tempfile::tempdir().context("a directory for the machine's file system")?;
     let archive = image.path().join("initrd");
-    Root::make(&image.path().join("root"), &kernel, &test, &arguments)?.archive(&archive)?;
+    Root::make(&image.path().join("root"), kernel, &test, &arguments)?.archive(&archive)?;
 
     let mut verdict = None;
     let mut console = |line: &str| {
@@ -114,7 +121,7 @@ pub(crate) fn run_tests(options: &Options, tally: &mut Tally) -> Result<()> {
             println!("{line}");
         }
     };
-    command::run_lines(&mut machine(&kernel, &archive), &mut console)?;
+    command::run_lines(&mut machine(kernel, &archive), &mut console)?;
     match verdict.as_deref() {
         Some("0") => Ok(()),
         Some(status) => bail!("tests in the virtual machine failed: exit status {status}"),
@@ -123,7 +130,7 @@ pub(crate) fn run_tests(options: &Options, tally: &mut Tally) -> Result<()> {
 }
 
 /// QEMU with that kernel, without any device but a serial console.
-fn machine(kernel: &Kernel, archive: &std::path::Path) -> Command {
+fn machine(kernel: &Kernel, archive: &Path) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", PATIENCE, "qemu-system-x86_64"]);
     // Two threads of one machine; `max` has all that the emulation can.

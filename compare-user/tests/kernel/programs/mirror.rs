@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use aya::maps::{HashMap, MapData, ProgramArray};
+use aya::programs::tc::qdisc_add_clsact;
 use colo_tests::packet::{CLIENT_MAC, Packet};
 use colo_tests::segment::{RST, Segment};
 use compare_ebpf::{ConnectionKey, GuestMac, REINJECTED};
@@ -372,5 +373,29 @@ fn a_flooded_copy_that_the_link_has_no_room_for_is_counted() {
         assert_eq!(bench.primary.drain(), [frame]);
         assert_eq!(bench.copies(), [] as [Vec<u8>; 0]);
         bench.judge.mirror.detach().unwrap();
+    });
+}
+
+#[test]
+fn what_the_classifier_hangs_on_goes_with_it_and_anothers_stays() {
+    in_namespace(|| {
+        devices();
+        // Where there is no tcx it takes a qdisc, of which a device has one.
+        let is_free = || qdisc_add_clsact("nic").is_ok();
+        Judge::new(|_| {}).mirror.detach().unwrap();
+        assert!(is_free(), "a qdisc was left");
+        Judge::new(|_| {}).mirror.detach().unwrap();
+        assert!(!is_free(), "another's qdisc is gone");
+        // After a crash the classifier is still there: the next process has one, not two.
+        drop(Judge::new(|_| {}));
+        let judge = Judge::new(|_| {});
+        let mut inside = Wire::open(&device("inside"));
+        let _pass = Pass::attach(&device("inside")).unwrap();
+        let everybody = [&[0xff; 6], &Packet::v4().udp(SERVER, CLIENT, b"datagram")[6..]].concat();
+        Wire::open(&device("network")).send(&everybody);
+        assert_eq!(inside.drain(), [everybody.clone()]);
+        judge.mirror.detach().unwrap();
+        Wire::open(&device("network")).send(&everybody);
+        assert!(inside.drain().is_empty(), "a classifier was left");
     });
 }
