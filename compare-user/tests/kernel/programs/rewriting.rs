@@ -122,12 +122,12 @@ impl Script {
 
     /// What the client sends, and what is to reach the guest.
     fn client(&mut self, name: &str, [said, arrived]: [Segment; 2]) {
-        let frames = [said, arrived].map(|segment| self.from_client(&segment));
+        let frames = [said, arrived].map(|segment| self.of_client(&segment));
         let counts = if frames[0] == frames[1] { unchanged } else { rewritten };
         self.step(name, true, frames, counts);
     }
 
-    fn from_client(&self, segment: &Segment) -> Vec<u8> {
+    fn of_client(&self, segment: &Segment) -> Vec<u8> {
         let mut frame = segment.frame(&self.packets[1]);
         exchange_addresses(&mut frame);
         if frame[12..14] == [0x81, 0x00] {
@@ -198,10 +198,10 @@ fn handshake(script: &mut Script) {
     let answer = guest().sequence(SECONDARY).flags(SYN | ACK);
     script.guest("SYN-ACK", same(answer.options(&timestamps(SECONDARY_CLOCK, 10))));
     let guess = client().sequence(0x7777_7777).acknowledgement(PRIMARY.wrapping_add(1));
-    let guess = script.from_client(&guess);
+    let guess = script.of_client(&guess);
     script.step("a guessed answer", true, [guess.clone(), guess], |counts| counts.implausible += 1);
     let answer = answering(1, |segment, side| segment.options(&timestamps(11, clock(0)[side])));
-    let frames = answer.map(|segment| script.from_client(&segment));
+    let frames = answer.map(|segment| script.of_client(&segment));
     script.step("the answer", true, frames, |counts| {
         counts.learned += 1;
         counts.tracked += 1;
@@ -346,7 +346,7 @@ fn end(script: &mut Script) {
     });
     script.guest("FIN", both(9, |segment, _| segment.flags(FIN | ACK)));
     let fin = answering(10, |segment, _| segment.flags(FIN | ACK));
-    let frames = fin.map(|segment| script.from_client(&segment));
+    let frames = fin.map(|segment| script.of_client(&segment));
     script.step("the other FIN", true, frames, |counts| {
         counts.rewritten += 1;
         counts.ended += 1;

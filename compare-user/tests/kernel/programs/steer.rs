@@ -76,8 +76,11 @@ fn every_class_of_frame_goes_where_the_switches_say_and_is_counted_once() {
     });
 }
 
+/// Whether a rule is for a frame.
+type IsFor = fn(&Class) -> bool;
+
 /// Each rule, and which frames it is for.
-fn rules() -> Vec<(&'static str, fn(&Class) -> bool)> {
+fn rules() -> Vec<(&'static str, IsFor)> {
     fn ports(class: &Class) -> Option<(u16, u16)> {
         match class.sees {
             Sees::Ports(source, destination) => Some((source, destination)),
