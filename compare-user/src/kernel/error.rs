@@ -56,7 +56,7 @@ pub enum KernelError {
     #[error("the kernel rejects program {program}: {detail}: colo-xdp needs Linux 5.18 or later")]
     Rejected {
         /// The program's name.
-        program: &'static str,
+        program: String,
         /// First line of what the kernel said; the whole log goes to the debug log.
         detail: String,
     },

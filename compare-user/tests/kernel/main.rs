@@ -9,6 +9,7 @@ mod link_state;
 mod mirroring;
 mod network;
 mod pins;
+mod programs;
 mod relay_command;
 mod relaying;
 mod rules;
