@@ -20,10 +20,17 @@ nix::ioctl_write_ptr_bad!(
     libc::ifreq
 );
 
+nix::ioctl_write_int_bad!(
+    /// Whether the device stays when nobody has it open.
+    set_persistence,
+    libc::TUNSETPERSIST
+);
+
 /// How long a write may wait for room in the device.
 const ROOM: Duration = Duration::from_secs(1);
 
-/// The guest's end of a tap device. The device disappears when this is dropped.
+/// The guest's end of a tap device. The device disappears when this is dropped, unless by
+/// [`Tap::leave`].
 #[derive(Debug)]
 pub(crate) struct Tap {
     file: File,
@@ -54,6 +61,13 @@ impl Tap {
         unsafe { set_interface(file.as_raw_fd(), &raw const request) }
             .with_context(|| format!("cannot make tap device {name}"))?;
         Ok(Self { file })
+    }
+
+    /// Closes the guest's end; the device stays.
+    pub(crate) fn leave(self) -> Result {
+        // SAFETY: the descriptor is open, and the request takes a number.
+        unsafe { set_persistence(self.file.as_raw_fd(), 1) }.context("cannot make the tap stay")?;
+        Ok(())
     }
 
     /// Sends one frame as the guest.

@@ -143,6 +143,19 @@ impl Topology {
         }
     }
 
+    /// Everything at once, for tests in which guests, client and host are busy at the same time.
+    pub fn parts(&mut self) -> (&Guest, &Guest, &mut Client, &Namespace) {
+        (&self.primary, &self.secondary, &mut self.client, &self.host)
+    }
+
+    /// Ends [`Guest::close_tap`] of the primary guest: the next hypervisor opens the same tap.
+    ///
+    /// # Errors
+    /// When there is no such tap any more.
+    pub fn reopen_primary_tap(&mut self) -> Result {
+        self.primary.reopen_tap(&self.host)
+    }
+
     /// Makes the device of `role` again, under the same name.
     ///
     /// # Errors
@@ -235,6 +248,24 @@ impl Guest {
     pub fn set_carrier(&self, on: bool) -> Result {
         let guest = self.namespace.as_ref().context("a tap has no other end")?;
         guest.ip(&format!("link set {} {}", self.peer, if on { "up" } else { "down" }))
+    }
+
+    /// Closes the guest's end of a tap that stays, as when a hypervisor ends whose taps were made
+    /// for it. The device loses its carrier.
+    ///
+    /// # Errors
+    /// When the guest is not on a tap, or the kernel refuses.
+    pub fn close_tap(&mut self) -> Result {
+        match self.link.take() {
+            Some(Link::Tap(tap)) => tap.leave(),
+            _ => Err(anyhow::anyhow!("{} is no tap that is plugged in", self.device)),
+        }
+    }
+
+    fn reopen_tap(&mut self, host: &Namespace) -> Result {
+        ensure!(self.link.is_none(), "{} is open", self.device);
+        self.link = Some(Link::Tap(host.run(|| Tap::new(&self.device))?));
+        Ok(())
     }
 
     /// Sends one frame as the guest's egress.

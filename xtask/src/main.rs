@@ -9,8 +9,10 @@ mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
+mod median;
 mod release;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -83,6 +85,12 @@ enum Task {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Run the comparator under half its load for long, and see that nothing changes
+    ///
+    /// As root, on veth devices in network namespaces: flows come and go, the guests are made equal
+    /// every second and differ in one byte every ten. Memory, latency and the books are looked at
+    /// each second; the verdict, all samples and a picture are written at the end.
+    Soak(soak::Options),
 }
 
 fn run(task: Task) -> anyhow::Result<()> {
@@ -108,6 +116,9 @@ fn run(task: Task) -> anyhow::Result<()> {
         }
         Task::Bench(bench::Bench::Proxy(options)) => {
             bench::proxy::run(&options, &release::build()?, &release::build_proxy_load()?)?;
+        }
+        Task::Soak(options) => {
+            soak::run(&options, &release::build()?, &release::build_pair_sender()?)?;
         }
     }
     Ok(())

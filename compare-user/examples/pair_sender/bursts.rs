@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::guests::{Guests, STALL};
+use crate::guests::{Guests, STALL, Script};
 use crate::sink::Sink;
 
 /// Pairs of a burst. A ring has 2,048 entries.
@@ -62,7 +62,7 @@ impl Drop for Stopped {
 /// Sends the bursts; returns what a pair took in each of them, in nanoseconds, in order.
 pub(crate) fn run(
     options: &Options,
-    guests: &mut Guests,
+    guests: &mut Guests<impl Script>,
     sink: &Sink,
     comparator: u32,
 ) -> anyhow::Result<Value> {

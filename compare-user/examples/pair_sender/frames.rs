@@ -4,6 +4,8 @@ use std::io::Write as _;
 
 use etherparse::PacketBuilder;
 
+use crate::guests::{Pair, Script};
+
 /// Client's and guest's addresses (RFC 5737).
 const GUEST: [u8; 4] = [192, 0, 2, 1];
 const CLIENT: [u8; 4] = [192, 0, 2, 2];
@@ -64,8 +66,14 @@ impl Frames {
         Self { template, protocol, flows, flow: 0, turn: 0, tag: 0 }
     }
 
-    /// The next frame, and the number it carries as the sink reads it.
-    pub(crate) fn next(&mut self) -> (&[u8], u64) {
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        let _ = (&mut self.template[at..]).write(bytes);
+    }
+}
+
+impl Script for Frames {
+    /// The same frame of both guests.
+    fn next(&mut self) -> Pair<'_> {
         self.tag += 1;
         let mut changed = [0; 8];
         let port = FIRST_PORT + self.flow;
@@ -86,11 +94,7 @@ impl Frames {
             self.flow = 0;
             self.turn = self.turn.wrapping_add(1);
         }
-        (&self.template, u64::from_ne_bytes(tag))
-    }
-
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        let _ = (&mut self.template[at..]).write(bytes);
+        Pair { frames: [&self.template; 2], number: u64::from_ne_bytes(tag) }
     }
 }
 

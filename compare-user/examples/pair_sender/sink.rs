@@ -1,8 +1,8 @@
 //! What stands where the network would be: an XDP program that counts every frame, adds up the
-//! numbers that the frames carry, and drops them.
+//! numbers that the frames carry, and drops them. If wanted it also notes when some of them arrived.
 //!
-//! Twenty instructions need no compiler and no loader. Their map is one that user space can map
-//! into its memory (`BPF_F_MMAPABLE`), so that looking at the count costs a load and no system
+//! A few dozen instructions need no compiler and no loader. Their maps are such that user space can map
+//! them into its memory (`BPF_F_MMAPABLE`), so that looking at the count costs a load and no system
 //! call: the sender looks once per batch, without pause while its window is closed.
 
 #![allow(unsafe_code, reason = "the bpf system call has no safe wrapper")]
@@ -17,8 +17,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Context;
 use nix::net::if_::if_nametoindex;
 
-use crate::frames::TAG_AT;
-
 // include/uapi/linux/bpf.h, include/uapi/linux/if_link.h
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -30,17 +28,42 @@ const BPF_XDP: u32 = 37;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const XDP_DROP: i32 = 1;
 const BPF_MAP_LOOKUP_ELEM: i32 = 1;
+const BPF_KTIME_GET_NS: i32 = 5;
 const BPF_PSEUDO_MAP_FD: u8 = 1;
 static LICENCE: &CStr = c"Dual MIT/GPL";
 
-/// Bytes that are mapped: an array of one element takes a page.
+/// Bytes of a page: what is mapped is a multiple of it.
 const PAGE: usize = 4096;
+
+/// The arrival of every frame whose number is a multiple of this is noted.
+pub(crate) const SAMPLED: u64 = 1 << SAMPLED_BITS;
+const SAMPLED_BITS: i32 = 4;
+/// Arrivals that are remembered; one of later frames takes the place of an earlier one.
+const ARRIVALS: u64 = 4096;
 
 /// What the map holds.
 #[repr(C)]
 struct Tally {
     frames: AtomicU64,
     sum: AtomicU64,
+}
+
+/// When one frame arrived.
+#[repr(C)]
+struct Arrival {
+    /// Which one; written last.
+    number: AtomicU64,
+    /// When, in nanoseconds of CLOCK_MONOTONIC.
+    at: AtomicU64,
+}
+
+/// What the program is to do beside counting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    /// Where in a frame its number stands, in this machine's byte order.
+    pub(crate) number_at: usize,
+    /// Whether arrivals are noted.
+    pub(crate) arrivals: bool,
 }
 
 /// The first fields of `union bpf_attr` for `BPF_MAP_CREATE`.
@@ -80,25 +103,20 @@ struct LinkCreate {
 pub(crate) struct Sink {
     _link: OwnedFd,
     tally: NonNull<Tally>,
+    arrivals: Option<NonNull<[Arrival; ARRIVALS as usize]>>,
 }
 
 impl Sink {
     /// Attaches to `device` in the calling thread's namespace.
-    pub(crate) fn attach(device: &str) -> anyhow::Result<Self> {
+    pub(crate) fn attach(device: &str, reading: Reading) -> anyhow::Result<Self> {
         let interface = if_nametoindex(device).with_context(|| format!("no device {device}"))?;
-        let map = bpf(
-            BPF_MAP_CREATE,
-            &MapCreate {
-                map_type: BPF_MAP_TYPE_ARRAY,
-                key_size: 4,
-                value_size: size_of::<Tally>() as u32,
-                max_entries: 1,
-                flags: BPF_F_MMAPABLE,
-            },
-        )
-        .context("cannot make the sink's map")?;
-        let tally = map_memory(&map).context("cannot map the sink's counters")?;
-        let code = program(map.as_raw_fd());
+        let (counted, tally) = shared_array(1).context("cannot make the sink's counters")?;
+        let noted = match reading.arrivals {
+            true => Some(shared_array(ARRIVALS as u32).context("cannot make the sink's notes")?),
+            false => None,
+        };
+        let arrivals = noted.as_ref().map(|(map, _)| map.as_raw_fd());
+        let code = program(reading.number_at as i16, counted.as_raw_fd(), arrivals);
         let load = Load {
             program_type: BPF_PROG_TYPE_XDP,
             instruction_count: code.len() as u32,
@@ -119,7 +137,20 @@ impl Sink {
         };
         let link = bpf(BPF_LINK_CREATE, &create)
             .with_context(|| format!("cannot attach the sink's program to {device}"))?;
-        Ok(Self { _link: link, tally })
+        let arrivals = noted.map(|(_, memory)| memory.cast());
+        Ok(Self { _link: link, tally: tally.cast(), arrivals })
+    }
+
+    /// When the frame with this number arrived, in nanoseconds of CLOCK_MONOTONIC. None when it has
+    /// not, its arrival is not noted, or later frames have taken its place.
+    pub(crate) fn arrival(&self, number: u64) -> Option<u64> {
+        // SAFETY: as for the tally.
+        let arrivals = unsafe { self.arrivals?.as_ref() };
+        let arrival = &arrivals[(number / SAMPLED % ARRIVALS) as usize];
+        let noted = || arrival.number.load(Ordering::Acquire) == number;
+        let at = noted().then(|| arrival.at.load(Ordering::Acquire))?;
+        // Not overwritten in between.
+        noted().then_some(at)
     }
 
     /// Frames that have arrived.
@@ -139,12 +170,23 @@ impl Sink {
     }
 }
 
-fn map_memory(map: &OwnedFd) -> io::Result<NonNull<Tally>> {
+/// Makes an array of `entries` times two 64-bit words, and maps it.
+fn shared_array(entries: u32) -> io::Result<(OwnedFd, NonNull<()>)> {
+    const ENTRY: usize = 2 * size_of::<u64>();
+    let create = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: ENTRY as u32,
+        max_entries: entries,
+        flags: BPF_F_MMAPABLE,
+    };
+    let map = bpf(BPF_MAP_CREATE, &create)?;
+    let length = (entries as usize * ENTRY).next_multiple_of(PAGE);
     // SAFETY: a new mapping at an address of the kernel's choice.
     let address = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            PAGE,
+            length,
             libc::PROT_READ,
             libc::MAP_SHARED,
             map.as_raw_fd(),
@@ -154,7 +196,8 @@ fn map_memory(map: &OwnedFd) -> io::Result<NonNull<Tally>> {
     if address == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))
+    let address = NonNull::new(address.cast());
+    Ok((map, address.ok_or_else(|| io::Error::other("mapped at address 0"))?))
 }
 
 /// One instruction: operation, destination and source register, offset, immediate value.
@@ -165,36 +208,49 @@ const fn instruction(operation: u8, to: u8, from: u8, offset: i16, immediate: i3
         | (immediate as u32 as u64) << 32
 }
 
-/// The program, for the map with this descriptor.
-fn program(map: i32) -> [u64; 19] {
-    /// Operations (Documentation/bpf/standardization/instruction-set.rst).
-    const MOVE_IMMEDIATE: u8 = 0xb7;
-    const MOVE: u8 = 0xbf;
-    const ADD_IMMEDIATE: u8 = 0x07;
-    const LOAD_WORD: u8 = 0x61;
-    const LOAD_DOUBLE: u8 = 0x79;
-    const LOAD_IMMEDIATE: u8 = 0x18;
-    const STORE_WORD_IMMEDIATE: u8 = 0x62;
-    const ATOMIC_DOUBLE: u8 = 0xdb;
-    const JUMP_GREATER: u8 = 0x2d;
-    const JUMP_EQUAL_IMMEDIATE: u8 = 0x15;
-    const CALL: u8 = 0x85;
-    const EXIT: u8 = 0x95;
-    let tag = TAG_AT as i16;
-    [
-        // r8 = the number at TAG_AT, 0 in a frame that ends before it
+/// Operations (Documentation/bpf/standardization/instruction-set.rst).
+mod operation {
+    pub(super) const MOVE_IMMEDIATE: u8 = 0xb7;
+    pub(super) const MOVE: u8 = 0xbf;
+    pub(super) const ADD_IMMEDIATE: u8 = 0x07;
+    pub(super) const AND_IMMEDIATE: u8 = 0x57;
+    pub(super) const SHIFT_RIGHT_IMMEDIATE: u8 = 0x77;
+    pub(super) const LOAD_WORD: u8 = 0x61;
+    pub(super) const LOAD_DOUBLE: u8 = 0x79;
+    pub(super) const LOAD_IMMEDIATE: u8 = 0x18;
+    pub(super) const STORE_WORD: u8 = 0x63;
+    pub(super) const STORE_DOUBLE: u8 = 0x7b;
+    pub(super) const STORE_WORD_IMMEDIATE: u8 = 0x62;
+    pub(super) const ATOMIC_DOUBLE: u8 = 0xdb;
+    pub(super) const JUMP_GREATER: u8 = 0x2d;
+    pub(super) const JUMP_EQUAL_IMMEDIATE: u8 = 0x15;
+    pub(super) const JUMP_ANY_BIT_IMMEDIATE: u8 = 0x45;
+    pub(super) const CALL: u8 = 0x85;
+    pub(super) const EXIT: u8 = 0x95;
+}
+
+/// The program, for the maps with these descriptors.
+fn program(number_at: i16, tally: i32, arrivals: Option<i32>) -> Vec<u64> {
+    use operation::*;
+    // r8 = the number, 0 in a frame that ends before it
+    let mut code = vec![
         instruction(MOVE_IMMEDIATE, 8, 0, 0, 0),
         instruction(LOAD_WORD, 2, 1, 0, 0),
         instruction(LOAD_WORD, 3, 1, 4, 0),
         instruction(MOVE, 4, 2, 0, 0),
-        instruction(ADD_IMMEDIATE, 4, 0, 0, i32::from(tag) + 8),
+        instruction(ADD_IMMEDIATE, 4, 0, 0, i32::from(number_at) + 8),
         instruction(JUMP_GREATER, 4, 3, 1, 0),
-        instruction(LOAD_DOUBLE, 8, 2, tag, 0),
+        instruction(LOAD_DOUBLE, 8, 2, number_at, 0),
+    ];
+    if let Some(arrivals) = arrivals {
+        code.extend(note_arrival(arrivals));
+    }
+    code.extend([
         // r0 = the tally
         instruction(STORE_WORD_IMMEDIATE, 10, 0, -4, 0),
         instruction(MOVE, 2, 10, 0, 0),
         instruction(ADD_IMMEDIATE, 2, 0, 0, -4),
-        instruction(LOAD_IMMEDIATE, 1, BPF_PSEUDO_MAP_FD, 0, map),
+        instruction(LOAD_IMMEDIATE, 1, BPF_PSEUDO_MAP_FD, 0, tally),
         0,
         instruction(CALL, 0, 0, 0, BPF_MAP_LOOKUP_ELEM),
         instruction(JUMP_EQUAL_IMMEDIATE, 0, 0, 3, 0),
@@ -204,6 +260,33 @@ fn program(map: i32) -> [u64; 19] {
         instruction(ATOMIC_DOUBLE, 0, 1, 0, 0),
         instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_DROP),
         instruction(EXIT, 0, 0, 0, 0),
+    ]);
+    code
+}
+
+/// Notes when the frame with the number in r8 arrived, if it is one of those.
+fn note_arrival(arrivals: i32) -> [u64; 16] {
+    use operation::*;
+    [
+        instruction(JUMP_EQUAL_IMMEDIATE, 8, 0, 15, 0),
+        instruction(JUMP_ANY_BIT_IMMEDIATE, 8, 0, 14, SAMPLED as i32 - 1),
+        // r7 = now
+        instruction(CALL, 0, 0, 0, BPF_KTIME_GET_NS),
+        instruction(MOVE, 7, 0, 0, 0),
+        // r0 = its place
+        instruction(MOVE, 1, 8, 0, 0),
+        instruction(SHIFT_RIGHT_IMMEDIATE, 1, 0, 0, SAMPLED_BITS),
+        instruction(AND_IMMEDIATE, 1, 0, 0, ARRIVALS as i32 - 1),
+        instruction(STORE_WORD, 10, 1, -4, 0),
+        instruction(MOVE, 2, 10, 0, 0),
+        instruction(ADD_IMMEDIATE, 2, 0, 0, -4),
+        instruction(LOAD_IMMEDIATE, 1, BPF_PSEUDO_MAP_FD, 0, arrivals),
+        0,
+        instruction(CALL, 0, 0, 0, BPF_MAP_LOOKUP_ELEM),
+        instruction(JUMP_EQUAL_IMMEDIATE, 0, 0, 2, 0),
+        // The number last: whoever has seen it sees the time too.
+        instruction(STORE_DOUBLE, 0, 7, 8, 0),
+        instruction(STORE_DOUBLE, 0, 8, 0, 0),
     ]
 }
 

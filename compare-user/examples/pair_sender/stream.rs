@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use compare_user::port::PortError;
 use serde_json::{Value, json};
 
-use crate::guests::{Guests, STALL};
+use crate::guests::{Guests, STALL, Script};
 use crate::processor::ProcessorTime;
 use crate::sink::Sink;
 
@@ -48,7 +48,7 @@ impl Reading {
 /// Sends for as long as `options` say and measures the second part of it.
 pub(crate) fn run(
     options: &Options,
-    guests: &mut Guests,
+    guests: &mut Guests<impl Script>,
     sink: &Sink,
     comparator: u32,
 ) -> anyhow::Result<Value> {
@@ -80,7 +80,7 @@ struct Sending {
 
 /// Keeps the window full until `until`.
 fn keep_full(
-    guests: &mut Guests,
+    guests: &mut Guests<impl Script>,
     sink: &Sink,
     window: u64,
     until: Instant,

@@ -1,5 +1,7 @@
 //! The log on standard error, and changing what goes into it while it runs.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -24,7 +26,8 @@ impl Log {
         let filter =
             parse(level).map_err(|error| Failure::usage(format!("--log {level}: {error}")))?;
         let (filter, handle) = reload::Layer::new(filter);
-        let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+        let colours = std::io::stderr().is_terminal();
+        let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
         tracing_subscriber::registry().with(filter).with(lines).init();
         Ok(Self { filter: handle })
     }

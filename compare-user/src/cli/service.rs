@@ -1,6 +1,7 @@
 //! What the subcommands that run until they are told to end have in common: signals, a control
 //! socket, events on standard output.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use crossbeam_channel::{Receiver, never};
@@ -71,13 +72,21 @@ fn listen(path: &Path) -> Result<(Server, Receiver<Call>), Failure> {
 }
 
 /// Tells whoever reads standard output: a line for people, or one JSON object.
+///
+/// A reader that has gone, or a disk that is full, is no reason to stop carrying frames: what cannot
+/// be written is logged instead.
 pub(super) fn tell(json: bool, event: &Event) {
-    if !json {
-        println!("{event}");
-        return;
-    }
-    match serde_json::to_string(event) {
-        Ok(line) => println!("{line}"),
-        Err(error) => tracing::error!(%error, "an event cannot be written as JSON"),
+    let line = match json {
+        false => event.to_string(),
+        true => match serde_json::to_string(event) {
+            Ok(line) => line,
+            Err(error) => {
+                tracing::error!(%error, "an event cannot be written as JSON");
+                return;
+            }
+        },
+    };
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        tracing::error!(%error, event = line, "standard output takes no events");
     }
 }

@@ -218,6 +218,12 @@ impl Relay {
         relay.check_limit()?;
         relay.enter_macs()?;
         relay.update_tunnel()?;
+        // First every way out, then the programs that use them: those that are taken over go on
+        // without a pause.
+        for index in 0..relay.stations.len() {
+            let device = Device::find(&relay.stations[index].name)?;
+            relay.lead_to(relay.stations[index].gate, &device)?;
+        }
         for index in 0..relay.stations.len() {
             let device = Device::find(&relay.stations[index].name)?;
             relay.occupy(index, device)?;
@@ -262,10 +268,20 @@ impl Relay {
         Ok(())
     }
 
+    /// Lets frames leave on a device.
+    fn lead_to(&mut self, gate: Gate, device: &Device) -> Result<(), KernelError> {
+        object::set_device(&mut self.ebpf, "RELAY_DEVICES", gate as u32, device.index, None)?;
+        if gate == Gate::Guest {
+            object::write_entry(&mut self.ebpf, "RELAY_GUEST", 0, device.index)?;
+        }
+        Ok(())
+    }
+
     /// Puts a station's program on its device and lets frames leave there.
     fn occupy(&mut self, index: usize, device: Device) -> Result<(), KernelError> {
-        let station = &mut self.stations[index];
+        let station = &self.stations[index];
         let (program, gate) = (station.program(), station.gate);
+        self.lead_to(gate, &device)?;
         let pin = self.options.pin.as_deref();
         let attachment =
             Attachment::make(&mut self.ebpf, program, &device, self.options.mode, pin)?;
@@ -275,11 +291,8 @@ impl Relay {
             }
             _ => None,
         };
-        object::set_device(&mut self.ebpf, "RELAY_DEVICES", gate as u32, device.index, None)?;
-        if gate == Gate::Guest {
-            object::write_entry(&mut self.ebpf, "RELAY_GUEST", 0, device.index)?;
-        }
         tracing::info!(device = %device.name, mode = %attachment.mode, "relaying");
+        let station = &mut self.stations[index];
         station.present = Some(Present { device, attachment, behind });
         self.note_pieces()
     }

@@ -117,6 +117,7 @@ impl PairLaunch {
         let relay = self.relay_launch(&network).start(&network.secondary.namespace)?;
         let comparator = self.comparator_launch(&network).start(&network.primary.namespace)?;
         Ok(Pair {
+            launch: self,
             comparator: Some(comparator),
             relay: Some(relay),
             primary: Services::start(&network.primary.guest)?,
@@ -130,6 +131,7 @@ impl PairLaunch {
 /// checks the books.
 #[derive(Debug)]
 pub struct Pair {
+    launch: PairLaunch,
     // In this order: programs end before what they work on.
     comparator: Option<Comparator>,
     relay: Option<Relay>,
@@ -219,6 +221,42 @@ impl Pair {
     /// When it does not act on it.
     pub fn release(&mut self) -> Result {
         checkpoint(self.comparator())
+    }
+
+    /// The comparator crashes.
+    ///
+    /// # Errors
+    /// When it is lost already.
+    pub fn kill_comparator(&mut self) -> Result {
+        self.comparator.take().context("it was lost before")?.kill()
+    }
+
+    /// Ends [`Pair::kill_comparator`]: another one is started on the same devices.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn restart_comparator(&mut self) -> Result {
+        let launch = self.launch.comparator_launch(&self.network);
+        self.comparator = Some(launch.start(&self.network.primary.namespace)?);
+        Ok(())
+    }
+
+    /// The relay crashes.
+    ///
+    /// # Errors
+    /// When it is lost already.
+    pub fn kill_relay(&mut self) -> Result {
+        self.relay.take().context("it was lost before")?.kill()
+    }
+
+    /// Ends [`Pair::kill_relay`]: another one is started on the same devices.
+    ///
+    /// # Errors
+    /// As [`RelayLaunch::start`].
+    pub fn restart_relay(&mut self) -> Result {
+        let launch = self.launch.relay_launch(&self.network);
+        self.relay = Some(launch.start(&self.network.secondary.namespace)?);
+        Ok(())
     }
 
     /// The secondary host loses power.

@@ -263,6 +263,22 @@ impl Host {
         self.set_device(&self.link, "up")
     }
 
+    /// Takes the NIC down, as an operator does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn nic_down(&self) -> Result {
+        self.set_device(&self.nic, "down")
+    }
+
+    /// Ends [`Host::nic_down`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn nic_up(&self) -> Result {
+        self.set_device(&self.nic, "up")
+    }
+
     fn set_device(&self, device: &str, state: &str) -> Result {
         self.namespace.ip(&format!("link set {device} {state}"))
     }
@@ -393,6 +409,30 @@ impl Network {
         let Link::Routed(family) = self.plan.link else { return None };
         let (local, remote) = (family.underlay(side), family.underlay(side.other()));
         Some(format!("vni={VNI},local={local},remote={remote}"))
+    }
+
+    /// Removes the link: both of its devices are gone.
+    ///
+    /// # Errors
+    /// When the link is more than a cable, or the kernel refuses.
+    pub fn remove_link(&self) -> Result {
+        ensure!(
+            self.plan.link == Link::Dedicated && self.plan.link_wire.is_none(),
+            "only a plain cable is removed"
+        );
+        self.primary.namespace.ip(&format!("link del {}", self.primary.link))
+    }
+
+    /// Ends [`Network::remove_link`]: two new devices under the same names.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn replace_link(&mut self) -> Result {
+        let [near, far] =
+            [&self.primary, &self.secondary].map(|host| (&host.namespace, host.link.as_str()));
+        let mtu = self.plan.link_mtu.unwrap_or(self.plan.mtu);
+        self.link_cable = Cable::between(near, far, mtu, None)?;
+        Ok(())
     }
 
     /// Joins NIC and guest of the primary host with a bridge: what there is without COLO.

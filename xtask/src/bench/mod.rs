@@ -1,7 +1,6 @@
 //! `cargo xtask bench`: what the software costs on this machine.
 
 pub(crate) mod chardev;
-mod median;
 pub(crate) mod proxy;
 pub(crate) mod xdp;
 

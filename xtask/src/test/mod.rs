@@ -12,7 +12,7 @@ use crate::{
     build_ebpf::{self, Flavour},
     command, release,
     setup::{self, SetupError},
-    vm, workspace,
+    soak, vm, workspace,
 };
 
 const HELP: &str = "\
@@ -187,6 +187,11 @@ fn netns(steps: &mut Steps, filters: &[String]) {
             // to itself.
             test.arg("--test-threads=1").args(filters).env(release::BINARY, &binary);
             counted(&mut test, tally)
+        });
+    }
+    if filters.is_empty() && setup::is_root() {
+        steps.step("a short soak", |_| {
+            soak::run(&soak::Options::short(), &binary, &release::build_pair_sender()?)
         });
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Load;
 use super::trial::{Found, Stand, Trial, Variant};
-use crate::bench::median::median;
+use crate::median::median;
 
 /// What the aim is about: comparing beside standalone.
 const AIM: f64 = 0.7;

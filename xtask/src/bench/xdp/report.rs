@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Case;
 use super::trial::{Mode, Stand, Trial};
-use crate::bench::median::median;
+use crate::median::median;
 
 /// Everything that was measured.
 pub(super) struct Report {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::Case;
-use crate::bench::median::median;
+use crate::median::median;
 
 /// How the comparator runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,7 @@ impl Stand<'_> {
         let mut command = Command::new(self.sender);
         command
             .args(["--primary", primary, "--secondary", secondary, "--sink", sink])
+            .arg("bench")
             .args(["--protocol", case.protocol, "--size", &case.size.to_string()])
             .args(["--flows", &case.flows.to_string(), "--window", &self.window.to_string()])
             .args(["--seconds", &self.seconds.to_string(), "--bursts", mode.bursts()])

@@ -1,7 +1,7 @@
 //! The figure that stands for several rounds.
 
 /// The middle one of `values`, or the mean of the two middle ones; none of none.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
