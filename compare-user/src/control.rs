@@ -19,7 +19,7 @@ use crate::listening;
 use crate::privilege::{self, Role};
 
 /// Longest request line.
-const LONGEST_LINE: u64 = 65_536;
+pub const LONGEST_LINE: u64 = 65_536;
 
 /// Clients served at once, one small thread each; more are turned away with an error.
 const CLIENTS: usize = 128;
@@ -139,7 +139,11 @@ fn accept(listener: &UnixListener, calls: &Sender<Call>) {
     }
 }
 
-fn serve(stream: &UnixStream, calls: &Sender<Call>) -> io::Result<()> {
+/// Serves one client until it leaves: an answer to each of its lines, in order.
+///
+/// # Errors
+/// When the client has been silent for too long, or takes no answers.
+pub fn serve(stream: &UnixStream, calls: &Sender<Call>) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut writer = stream.try_clone()?;

@@ -16,7 +16,7 @@
 
 mod address;
 mod connection;
-mod message;
+pub mod message;
 pub mod notify;
 pub(crate) mod on_divergence;
 pub mod qmp;

@@ -23,6 +23,29 @@ const DONE: &[u8] = b"COLO_CHECKPOINT";
 const HELLO: &[u8] = b"COLO_USERSPACE_PROXY_INIT";
 const HELLO_ANSWER: &str = "COLO_COMPARE_GET_XEN_INIT";
 
+/// What a message from the peer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The guests are equal.
+    CheckpointDone,
+    /// The peer is there and wants an answer.
+    Hello,
+    /// Nothing that is known.
+    Unknown,
+}
+
+impl Heard {
+    /// What `message` says.
+    #[must_use]
+    pub fn in_message(message: &[u8]) -> Self {
+        match message {
+            DONE => Self::CheckpointDone,
+            HELLO => Self::Hello,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// While a peer leaves this much unread it is not listened to.
 const UNSENT_LIMIT: usize = 65_536;
 
@@ -148,13 +171,13 @@ impl Taker {
     }
 
     fn heed(&self, message: &[u8], connection: &mut Connection) -> Result<(), End> {
-        match message {
-            DONE => {
+        match Heard::in_message(message) {
+            Heard::CheckpointDone => {
                 self.inbox.note(|status| status.checkpoints += 1);
                 self.inbox.tell(Notice::Done)?;
             }
-            HELLO => connection.enqueue(&framed(HELLO_ANSWER)),
-            _ => {
+            Heard::Hello => connection.enqueue(&framed(HELLO_ANSWER)),
+            Heard::Unknown => {
                 let mut seen = 0;
                 self.inbox.note(|status| {
                     status.unknown += 1;

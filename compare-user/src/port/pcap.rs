@@ -133,7 +133,11 @@ impl Capture {
         Self::read(path, Box::new(file))
     }
 
-    fn read(path: &Path, mut stream: Box<dyn Read>) -> Result<Self, CaptureError> {
+    /// Reads a capture from anything that yields its bytes; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Capture::open`], but for opening.
+    pub fn read(path: &Path, mut stream: Box<dyn Read>) -> Result<Self, CaptureError> {
         let not_a_capture = |cause: PcapError| CaptureError::NotACapture {
             path: path.to_owned(),
             reason: match cause {

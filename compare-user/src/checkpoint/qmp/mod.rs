@@ -5,8 +5,8 @@
 //! file the connection. A relay listens
 //! to the secondary instead, whose `RESUME` says that both guests use the same sequence numbers.
 
-mod lines;
-mod session;
+pub mod lines;
+pub mod session;
 
 use std::io;
 use std::time::Instant;
