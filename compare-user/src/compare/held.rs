@@ -75,6 +75,11 @@ impl Segment {
         self.start == self.end
     }
 
+    /// Whether it is an acknowledgement and nothing else.
+    pub(super) fn is_bare(&self) -> bool {
+        self.is_empty() && !self.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST)
+    }
+
     /// Whether the byte at `mark` is part of the payload.
     #[inline]
     pub(super) fn spans(&self, mark: Sequence) -> bool {
@@ -352,10 +357,23 @@ impl<F> Slab<F> {
         self.append(queue, record, |held| &mut held.queue);
     }
 
+    /// Puts a record into a queue of its flow, behind `before`; in front of all if that is `NIL`.
+    pub(super) fn enqueue_after(&mut self, queue: &mut List, before: u32, record: u32) {
+        let next = if before == NIL { queue.head } else { self.after(before) };
+        self.get_mut(record).queue = Links { previous: before, next };
+        *if before == NIL { &mut queue.head } else { &mut self.get_mut(before).queue.next } = record;
+        *if next == NIL { &mut queue.tail } else { &mut self.get_mut(next).queue.previous } = record;
+    }
+
     /// Takes a record out of a queue of its flow.
     #[inline]
     pub(super) fn dequeue(&mut self, queue: &mut List, record: u32) {
         self.unlink(queue, record, |held| &mut held.queue);
+    }
+
+    /// The record before `record` in its queue.
+    pub(super) fn before(&self, record: u32) -> u32 {
+        self.get(record).queue.previous
     }
 
     /// The record after `record` in its queue.

@@ -48,6 +48,11 @@ impl Segments {
         }
     }
 
+    /// The last of those in order.
+    pub(super) fn last(&self) -> Option<u32> {
+        Some(self.in_order.tail).filter(|&tail| tail != NIL)
+    }
+
     /// The front of those in order; `NIL` if there are none.
     pub(super) fn front(&self) -> u32 {
         self.in_order.head

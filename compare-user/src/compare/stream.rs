@@ -6,7 +6,7 @@
 use super::config::AckGate;
 use super::content::first_difference;
 use super::flow::{Kind, Stream};
-use super::held::{NIL, Segment};
+use super::held::{NIL, Segment, Slab};
 use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Reason, Release, Side};
@@ -105,6 +105,14 @@ impl Stream {
         !self.waits_for_syn() && (!self.primary.is_empty() || !self.gated.is_empty())
     }
 
+    /// A reset follows what is held, whatever lies between: the number of a FIN, which is no byte, or
+    /// bytes that were lost and that a guest which resets does not send again.
+    fn close_up<F>(&self, segment: Segment, slab: &Slab<F>) -> Segment {
+        let last = self.primary.last().map_or(self.mark, |last| slab.get(last).segment.end);
+        let is_apart = segment.is_empty() && segment.has(TcpFields::RST) && last.before(segment.start);
+        if is_apart { segment.moved_to(last) } else { segment }
+    }
+
     /// A SYN of the primary that still waits for the secondary's.
     pub(super) fn waits_for_syn(&self) -> bool {
         self.known.primary_syn && !self.known.secondary_syn && !self.known.syn_shared
@@ -168,7 +176,7 @@ impl<F> Comparator<F> {
         }
         let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
         let ends = segment.has(TcpFields::FIN | TcpFields::RST);
-        if segment.is_empty() && !ends {
+        if segment.is_bare() {
             if !ack_gate.holds_bare() || enough && stream.gated.is_empty() {
                 stream.note_acknowledgement_left(&segment);
                 return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
@@ -179,6 +187,7 @@ impl<F> Comparator<F> {
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
         let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
+        let segment = stream.close_up(segment, &self.slab);
         if segment.is_empty() && segment.has(TcpFields::RST) && nothing_before {
             // All that it follows has left, or was never seen (a refusal carries number zero).
             return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
@@ -223,9 +232,21 @@ impl<F> Comparator<F> {
         turn: &mut impl Turn<F>,
     ) {
         if let Some(record) = self.hold(flow, incoming, segment, turn) {
-            let stream = self.flows.get_mut(flow).stream();
-            self.slab.enqueue(&mut stream.gated, record);
+            self.queue_at_gate(flow, record);
         }
+    }
+
+    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: behind those
+    /// that are more than an acknowledgement, but before bare ones, which came later and may say more.
+    fn queue_at_gate(&mut self, flow: u32, record: u32) {
+        let gated = &mut self.flows.get_mut(flow).stream().gated;
+        let mut after = gated.tail;
+        if !self.slab.get(record).segment.is_bare() {
+            while after != NIL && self.slab.get(after).segment.is_bare() {
+                after = self.slab.before(after);
+            }
+        }
+        self.slab.enqueue_after(gated, after, record);
     }
 
     #[inline]
@@ -251,18 +272,19 @@ impl<F> Comparator<F> {
         }
         let old = stream.known.mark && segment.end.at_or_before(stream.mark);
         stream.known.repeated &= segment.is_empty() || old;
-        let is_bare = segment.is_empty() && !segment.has(TcpFields::FIN | TcpFields::RST);
-        if is_bare && self.config.ack_gate == AckGate::Slower {
+        if segment.is_bare() && self.config.ack_gate == AckGate::Slower {
             return self.slower_acknowledgement(flow, incoming, &segment, turn);
         }
         if segment.is_empty() || old {
+            // What waits for this acknowledgement goes first: it has an older timestamp.
+            self.advance(flow, turn);
             if self.config.ack_gate == AckGate::Slower
                 && self.flows.get_mut(flow).stream().must_be_repeated(&segment)
             {
                 return self.release(incoming.frame, Release::Slower, incoming.checksum, turn);
             }
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
-            self.discard(incoming.frame, Side::Secondary, why, turn);
+            return self.discard(incoming.frame, Side::Secondary, why, turn);
         } else if self.meet(flow, &incoming, &segment, turn) {
             self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
@@ -287,14 +309,8 @@ impl<F> Comparator<F> {
         let stream = entry.stream();
         // What of the primary's waits with payload has an older timestamp than this, and a client that has
         // seen a newer one drops it (RFC 7323 section 5). It goes first, unless it waits for just what the
-        // client has to be told of: that the secondary lacks something.
-        let tail = stream.gated.tail;
-        let waiting = if tail != NIL && !self.slab.get(tail).segment.is_empty() {
-            Some(tail)
-        } else {
-            stream.primary.first(&self.slab)
-        };
-        let goes_first = waiting.is_none_or(|waiting| {
+        // client has to be told of: that the secondary lacks something. That is so of all at the gate.
+        let goes_first = stream.primary.first(&self.slab).is_none_or(|waiting| {
             segment.acknowledgement.before(self.slab.get(waiting).segment.acknowledgement)
         });
         if goes_first && stream.is_told_by_secondary(segment) && !blocked {
@@ -312,8 +328,7 @@ impl<F> Comparator<F> {
         if tail == NIL {
             return;
         }
-        let segment = self.slab.get(tail).segment;
-        if segment.is_empty() && !segment.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST) {
+        if self.slab.get(tail).segment.is_bare() {
             self.slab.dequeue(&mut stream.gated, tail);
             self.discard_held(tail, Discard::Superseded, turn);
         }
@@ -550,7 +565,7 @@ impl<F> Comparator<F> {
             stream.note_acknowledgement_left(&segment);
             self.release_held(record, released_as(&segment), turn);
         } else {
-            self.slab.enqueue(&mut stream.gated, record);
+            self.queue_at_gate(flow, record);
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Connections {
     pub joined: bool,
     /// How often they connect.
     pub incarnations: u32,
+    /// How often it was looked whether the next one can begin.
+    pub attempts: u32,
     /// How long the client takes nothing, from when.
     pub shut: Option<(Time, Time)>,
     /// The flow's seed, for its numbers and bytes.
@@ -214,6 +216,7 @@ impl Connections {
             active,
             joined,
             incarnations: if unusual && !joined { rng.u32(1..4) } else { 1 },
+            attempts: 0,
             shut,
             seed: rng.u64(..),
             plant,

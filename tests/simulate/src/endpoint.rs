@@ -546,12 +546,13 @@ pub fn insert(intervals: &mut Vec<(i64, i64)>, start: i64, end: i64) {
 /// Ways of an end, at random.
 #[must_use]
 pub fn habits(side: Replica, rng: &mut Rng) -> Habits {
-    let longest = crate::chance::one_of(rng, &[1_448, 1_448, 536, 100, 17]);
+    let longest = crate::chance::one_of(rng, &[1_448, 1_448, 536, 100, 60]);
     Habits {
         side,
         longest,
         ragged: happens(rng, 300),
-        flight: longest * rng.i64(1..24),
+        // A secondary with less under way than one segment of the primary's has would wait for ever.
+        flight: (longest * rng.i64(1..24)).max(4_344),
         ack_every: rng.u32(1..4),
         ack_delay: rng.u64(200..40_000) * MICROSECOND,
         patience: rng.u64(15..60) * MILLISECOND,

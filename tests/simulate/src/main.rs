@@ -141,7 +141,7 @@ fn show_shrunk(options: &Options, scenario: &Scenario, rule: colo_simulate::orac
     if let Some(violation) = &outcome.violation {
         eprintln!("  {violation}");
     }
-    let from = outcome.trace.len().saturating_sub(if options.seed.is_some() || options.scenario.is_some() { 400 } else { 40 });
+    let from = outcome.trace.len().saturating_sub(if options.seed.is_some() || options.scenario.is_some() { 40_000 } else { 40 });
     outcome.trace[from..].iter().for_each(|line| eprintln!("    {line}"));
 }
 

@@ -9,7 +9,7 @@ use crate::frames::{Frame, Frames};
 use crate::meaning::Replica;
 
 /// A divergence that it reported.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Report {
     /// The flow, as it names it.
     pub key: FlowKey,
@@ -25,6 +25,16 @@ pub struct Report {
     pub primary: Option<(u32, usize)>,
     /// The secondary's.
     pub secondary: Option<(u32, usize)>,
+}
+
+impl std::fmt::Debug for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:?} of {} ({:?}) at {}, frames {:?} {:?}, waited {:?}",
+            self.reason, self.key, self.side, self.offset, self.primary, self.secondary, self.waited
+        )
+    }
 }
 
 /// One thing that it said.

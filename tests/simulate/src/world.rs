@@ -31,6 +31,9 @@ const RESET_TOLD: Time = 100 * MILLISECOND;
 /// Once nothing goes wrong any more, all must have ended well within this time.
 const BOUND: Time = 60 * SECOND;
 
+/// How often a flow looks whether it can connect again.
+const ATTEMPTS: u32 = 100;
+
 enum Event {
     GuestHears(Replica, u32, Box<Segment>),
     ClientHears(u32, Box<Segment>),
@@ -137,7 +140,7 @@ pub struct Outcome {
 }
 
 /// Lines of trace that are kept.
-const TRACE: usize = 400;
+const TRACE: usize = 40_000;
 
 impl World {
     /// The beginning of a scenario.
@@ -467,8 +470,10 @@ impl World {
         if it.joined && begun == 0 {
             return self.go_on_joined(flow);
         }
-        let over = begun == 0 || it.client.is_done() && it.guests[0].is_done();
-        if begun >= it.incarnations {
+        // One that knows of the end does not wait for the other.
+        let over = begun == 0 || it.client.is_done() || it.guests[0].is_done();
+        it.attempts += 1;
+        if begun >= it.incarnations || it.attempts > ATTEMPTS {
             return;
         }
         if !over || paused && it.active {
@@ -810,8 +815,9 @@ impl World {
             }
         });
         let Some(key) = key else { return Ok(()) };
+        let told = Call::Reset(flow, at);
         let at = Timestamp::after_origin(std::time::Duration::from_nanos(at));
-        self.call(Call::Reset(flow), &[], |comparator, frames, now, outputs| {
+        self.call(told, &[], |comparator, frames, now, outputs| {
             comparator.connection_reset(&key, at, now, frames, outputs);
         })?;
         self.send();

@@ -99,9 +99,8 @@ pub enum Call {
     Failover(Replica),
     /// To compare again.
     Rearm,
-    /// That the other end of this flow has reset its connection, and whether before the one that is there
-    /// now.
-    Reset(u32),
+    /// That the other end of this flow has reset its connection, then.
+    Reset(u32, Time),
     /// To end.
     ShutDown,
 }
@@ -121,7 +120,6 @@ impl Call {
 /// What is known of a flow.
 struct Flow {
     address: Address,
-    key: FlowKey,
     /// Reported since the last checkpoint.
     reported: bool,
     /// Frames with the comparator, in order of arrival.
@@ -149,6 +147,8 @@ struct Arrivals {
     frames: Vec<u32>,
     /// Dropped at a limit, by number.
     lost: Vec<u32>,
+    /// Not held at the end of the call.
+    gone: Vec<u32>,
     /// Dropped on arrival because nothing can be done with them.
     useless: Vec<u32>,
 }
@@ -194,7 +194,6 @@ impl Oracle {
             by_key.insert(key, index as u32);
             Flow {
                 address,
-                key,
                 reported: false,
                 held: [Vec::new(), Vec::new()],
                 stream: None,
@@ -264,9 +263,16 @@ impl Oracle {
     }
 
     fn arrivals(&self, offered: &[u32], outputs: &[Output]) -> Arrivals {
-        let mut arrivals =
-            Arrivals { frames: offered.to_vec(), lost: Vec::new(), useless: Vec::new() };
+        let mut arrivals = Arrivals {
+            frames: offered.to_vec(),
+            lost: Vec::new(),
+            gone: Vec::new(),
+            useless: Vec::new(),
+        };
         for output in outputs {
+            if let Output::Released(frame, ..) | Output::Discarded(frame, ..) = output {
+                arrivals.gone.push(frame.0);
+            }
             if let Output::Discarded(frame, _, why) = output {
                 if why.is_loss() {
                     arrivals.lost.push(frame.0);
@@ -302,7 +308,8 @@ impl Oracle {
                     Call::Offer(Replica::Primary) => self.primary_says(flow, segment, lost, frames),
                     _ => {
                         let useless = arrivals.useless.contains(&frame);
-                        self.secondary_says(flow, frame, segment, lost, useless)?;
+                        let gone = arrivals.gone.contains(&frame);
+                        self.secondary_says(flow, frame, segment, lost, useless, gone)?;
                     }
                 }
             }
@@ -487,7 +494,7 @@ impl Oracle {
             }
             Discard::Reset => {
                 self.coverage.count("dropped: reset connection");
-                call == Call::Reset(flow) && meaning.segment().is_some()
+                matches!(call, Call::Reset(reset, _) if reset == flow) && meaning.segment().is_some()
             }
             Discard::Flushed if flushes.is_some() => flushes != Some(meaning.side),
             Discard::Flushed => !primary && self.is_of_another_incarnation(flow, frame, arrivals, frames),
@@ -694,7 +701,7 @@ impl Oracle {
                 });
             }
             Call::Rearm => self.rearmed(),
-            Call::Reset(flow) => self.was_reset(flow, frames)?,
+            Call::Reset(flow, at) => self.was_reset(flow, at, outputs)?,
             _ => {}
         }
         self.requests(call, outputs)?;

@@ -8,7 +8,8 @@ use crate::frames::Frames;
 use crate::meaning::{Replica, Segment};
 use crate::said::{Meeting, Said, meet};
 use crate::scenario::Gate;
-use crate::verdict::Report;
+use crate::time::{MILLISECOND, Time};
+use crate::verdict::{Output, Report};
 
 /// What is known of the connection that the comparator compares now.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub(super) struct Stream {
     their_initial: Option<u32>,
     /// A checkpoint has made the secondary one that sent the primary's SYN.
     shared: bool,
+    /// When the primary began it.
+    begun: Option<Time>,
     /// What has left beyond a gap.
     island: Option<(i64, i64)>,
     /// All that has left.
@@ -57,6 +60,7 @@ impl Stream {
             our_initial: None,
             their_initial: None,
             shared: false,
+            begun: None,
             island: None,
             left: Vec::new(),
             left_ack: None,
@@ -169,10 +173,12 @@ impl Oracle {
     /// The primary begins a connection; what the secondary has said of it already counts now.
     fn begins(&mut self, flow: u32, segment: &Segment, frames: &Frames) {
         self.coverage.count("incarnations");
+        let now = self.now;
         let entry = &mut self.flows[flow as usize];
         let mut stream = Stream::new(segment.incarnation);
         stream.mark = Some(0);
         stream.our_initial = Some(segment.initial);
+        stream.begun = Some(now);
         entry.former = entry.stream.replace(stream);
         let ahead = std::mem::take(&mut entry.ahead);
         let mut rest = ahead.into_iter().peekable();
@@ -198,10 +204,11 @@ impl Oracle {
         segment: &Segment,
         lost: bool,
         useless: bool,
+        gone: bool,
     ) -> Verdict {
         let entry = &mut self.flows[flow as usize];
         if !entry.ahead.is_empty() {
-            if !lost {
+            if !gone {
                 entry.ahead.push(frame);
             }
             return Ok(());
@@ -214,7 +221,7 @@ impl Oracle {
                 return Ok(());
             }
             if stream.our_initial.is_none() || stream.their_initial.is_some() {
-                if !lost {
+                if !gone {
                     entry.ahead.push(frame);
                 }
                 return Ok(());
@@ -427,9 +434,12 @@ impl Oracle {
             let path = self.scenario.from_primary;
             path.late == 0 && path.twice == 0
         };
+        let slower = self.scenario.gate == Gate::Slower;
         let plain = !segment.is_bare() && !segment.rst && !segment.repeat && !segment.syn;
         let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
-        let on_island = stream.island.is_some_and(|island| island.1 == segment.end);
+        // In the same call the gap may have been closed behind it.
+        let on_island = slower && stream.left.iter().any(|left| left.1 == segment.start)
+            || stream.island.is_some_and(|island| island.1 == segment.end);
         let until = stream.left_until(stream.origin);
         // What the primary had said before it was first seen has left long ago.
         if straight && plain && !on_island && segment.start > until && segment.start > stream.origin {
@@ -491,7 +501,7 @@ impl Oracle {
         self.coverage.count(what);
         if !fine || why != Release::Slower || self.scenario.gate != Gate::Slower {
             let text = format!(
-                "{what}: frame {frame} {segment:?}; compared up to {mark}, both have {both:?}, left {left:?}"
+                "{what}: frame {frame}; compared up to {mark}, both have {both:?}, left {left:?}: {segment:?}"
             );
             return self.broken(Rule::SlowerReplica, text);
         }
@@ -618,19 +628,24 @@ impl Oracle {
         Ok(())
     }
 
-    /// What is held of the connection was dropped.
-    pub(super) fn was_reset(&mut self, flow: u32, frames: &Frames) -> Verdict {
+    /// What was held of the connection has been dropped, unless the connection began after the reset.
+    pub(super) fn was_reset(&mut self, flow: u32, at: Time, outputs: &[Output]) -> Verdict {
         self.coverage.count("resets told");
         let entry = &mut self.flows[flow as usize];
-        // Unless the connection began after the reset, in which case nothing was.
-        if entry.held[0].is_empty()
-            && let Some(stream) = &mut entry.stream
-        {
+        let Some(stream) = &mut entry.stream else { return Ok(()) };
+        let dropped = !outputs.is_empty();
+        let later = stream.begun.is_some_and(|begun| begun > at + MILLISECOND);
+        let earlier = stream.begun.is_none_or(|begun| begun + MILLISECOND < at);
+        if dropped {
             let kept = stream.island;
             stream.ours.keep_only(kept);
             stream.theirs.keep_only(kept);
         }
-        let _ = frames;
+        let held = entry.held[Replica::Primary.index()].len();
+        if dropped && later || earlier && held > 0 {
+            let text = format!("flow {flow}: reset at {at}, dropped {dropped}, {held} held");
+            return self.broken(Rule::Drop, text);
+        }
         Ok(())
     }
 
@@ -686,12 +701,18 @@ impl Oracle {
             let text = format!("flow {flow}: {segment:?} is kept, compared up to {mark}");
             return self.broken(Rule::Liveness, text);
         }
-        let past: Vec<_> = ours
+        let past: Vec<(u32, &Segment)> = ours
             .iter()
+            .copied()
             .filter(|(frame, it)| it.is_bare() || it.end <= mark && !hidden(&ours, *frame, it))
             .collect();
         let acknowledged = |it: &Segment| it.rst || it.ack <= stream.their_ack;
-        if !past.is_empty() && past.iter().all(|(_, it)| acknowledged(it)) {
+        // Bare acknowledgements keep nothing else back.
+        let (bare, more): (Vec<_>, Vec<_>) = past.iter().partition(|(_, it)| it.is_bare());
+        let ready = |held: &[&(u32, &Segment)]| {
+            !held.is_empty() && held.iter().all(|(_, it)| acknowledged(it))
+        };
+        if ready(&more) || more.is_empty() && ready(&bare) {
             let text = format!(
                 "flow {flow}: {:?} may leave, compared up to {mark}, acknowledged {:?}",
                 past[0].1, stream.their_ack
