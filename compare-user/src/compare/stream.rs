@@ -168,7 +168,10 @@ impl<F> Comparator<F> {
             stream.mark = segment.start;
             stream.origin = segment.start;
             stream.known.mark = true;
+            // What the secondary said before that finds no partner any more.
+            self.advance(flow, turn);
         }
+        let stream = self.flows.get_mut(flow).stream();
         stream.note_primary_acknowledgement(&segment);
         if segment.has(TcpFields::FIN) {
             stream.primary_end = segment.end;
@@ -177,12 +180,14 @@ impl<F> Comparator<F> {
         let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
         let ends = segment.has(TcpFields::FIN | TcpFields::RST);
         if segment.is_bare() {
-            if !ack_gate.holds_bare() || enough && stream.gated.is_empty() {
+            let head = stream.gated.head;
+            let overtakes = head != NIL && !self.slab.get(head).segment.is_bare();
+            if !ack_gate.holds_bare() || enough && !overtakes {
                 stream.note_acknowledgement_left(&segment);
                 return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
             }
-            if ack_gate == AckGate::Slower {
-                self.supersede_acknowledgement(flow, turn);
+            if ack_gate == AckGate::Slower && !self.supersede_acknowledgement(flow, &segment, turn) {
+                return self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
             }
             return self.hold_at_gate(flow, incoming, segment, turn);
         }
@@ -216,7 +221,8 @@ impl<F> Comparator<F> {
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
             stream.primary.insert(&mut self.slab, record);
-            if stream.secondary.is_empty() && !stream.known.secondary_end && !follows {
+            let alone = stream.secondary.is_empty() && !stream.known.island;
+            if alone && !stream.known.secondary_end && !follows {
                 // New bytes that nothing can be said of: the ordinary way of a primary ahead.
                 return;
             }
@@ -321,17 +327,25 @@ impl<F> Comparator<F> {
     }
 
     /// Drops a bare ACK of the primary that waits last: a later one has come, and what lies between
-    /// the two is told by the secondary when it has it.
-    fn supersede_acknowledgement(&mut self, flow: u32, turn: &mut impl Turn<F>) {
+    /// the two is told by the secondary when it has it. False if it is the one that has come that is
+    /// the earlier.
+    fn supersede_acknowledgement(
+        &mut self,
+        flow: u32,
+        segment: &Segment,
+        turn: &mut impl Turn<F>,
+    ) -> bool {
         let stream = self.flows.get_mut(flow).stream();
         let tail = stream.gated.tail;
-        if tail == NIL {
-            return;
+        if tail == NIL || !self.slab.get(tail).segment.is_bare() {
+            return true;
         }
-        if self.slab.get(tail).segment.is_bare() {
-            self.slab.dequeue(&mut stream.gated, tail);
-            self.discard_held(tail, Discard::Superseded, turn);
+        if segment.acknowledgement.before(self.slab.get(tail).segment.acknowledgement) {
+            return false;
         }
+        self.slab.dequeue(&mut stream.gated, tail);
+        self.discard_held(tail, Discard::Superseded, turn);
+        true
     }
 
     /// Compares an arriving segment with what the other side has waiting from the mark on. True

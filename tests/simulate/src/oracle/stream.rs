@@ -70,6 +70,11 @@ impl Stream {
         }
     }
 
+    /// First seen in the middle.
+    pub(super) fn is_joined(&self) -> bool {
+        self.our_initial.is_none()
+    }
+
     fn waits_for_syn(&self) -> bool {
         self.our_initial.is_some() && self.their_initial.is_none() && !self.shared
     }
@@ -99,11 +104,35 @@ impl Stream {
         self.our_end = None;
         self.their_end = None;
         self.shared = self.our_initial.is_some();
-        self.island = None;
+        if let Some((_, end)) = self.island.take() {
+            self.mark = self.mark.map(|mark| mark.max(end));
+        }
         self.blocked = false;
         self.ambiguous = false;
         self.their_ack = self.their_ack.max(self.our_ack);
         self.their_starts.clear();
+        // What the client has not got by now it asks for.
+        self.left = self.mark.map(|mark| (i64::MIN, mark)).into_iter().collect();
+    }
+
+    /// A frame that was dropped at a limit was compared first, as far as the other side had been heard.
+    fn compared_before_lost(&mut self, of: Replica, segment: &Segment) {
+        let Some(mark) = self.mark else { return };
+        let spans = segment.start <= mark && mark < segment.end;
+        if !spans || segment.fin || segment.rst || self.blocked || self.waits_for_syn() {
+            return;
+        }
+        let mut said = Said::default();
+        said.add(&above(segment, mark));
+        let (meeting, ambiguous) = match of {
+            Replica::Primary => meet(&said, &self.theirs, mark),
+            Replica::Secondary => meet(&self.ours, &said, mark),
+        };
+        self.ambiguous |= ambiguous;
+        let (Meeting::Gap(until) | Meeting::Difference(until)) = meeting;
+        self.mark = Some(until);
+        self.ours.forget_below(until);
+        self.theirs.forget_below(until);
     }
 
     fn note_left(&mut self, segment: &Segment) {
@@ -165,7 +194,9 @@ impl Oracle {
         if segment.fin {
             stream.our_end = Some(segment.end);
         }
-        if !lost {
+        if lost {
+            stream.compared_before_lost(Replica::Primary, segment);
+        } else {
             stream.ours.add(&above(segment, stream.mark.unwrap_or(i64::MIN)));
         }
     }
@@ -236,6 +267,7 @@ impl Oracle {
             stream.hear(segment);
         } else {
             stream.hear(&Segment { start: segment.end, flips: Vec::new(), ..segment.clone() });
+            stream.compared_before_lost(Replica::Secondary, segment);
         }
         Ok(())
     }
@@ -274,17 +306,18 @@ impl Oracle {
         arrivals: &Arrivals,
         frames: &Frames,
     ) -> bool {
-        let begun = self.began(flow, arrivals, frames);
+        let begun = self.began(Replica::Primary, flow, arrivals, frames);
         let entry = &mut self.flows[flow as usize];
         let waits = entry.stream.as_ref().is_some_and(Stream::waits_for_syn);
-        begun || waits && arrivals.useless.contains(&frame)
+        let waited = waits || self.began(Replica::Secondary, flow, arrivals, frames);
+        begun || waited && arrivals.useless.contains(&frame)
     }
 
-    fn began(&self, flow: u32, arrivals: &Arrivals, frames: &Frames) -> bool {
+    fn began(&self, side: Replica, flow: u32, arrivals: &Arrivals, frames: &Frames) -> bool {
         arrivals.frames.iter().any(|&frame| {
             let meaning = frames.meaning(frame);
             meaning.flow == flow
-                && meaning.side == Replica::Primary
+                && meaning.side == side
                 && meaning.segment().is_some_and(|segment| segment.syn)
         })
     }
@@ -414,6 +447,12 @@ impl Oracle {
         Ok(())
     }
 
+    /// The primary's frames come in the order in which it sends them.
+    fn comes_straight(&self) -> bool {
+        let path = self.scenario.from_primary;
+        path.late == 0 && path.twice == 0
+    }
+
     /// Nothing that comes before it in the stream is left behind.
     fn is_in_order(&mut self, flow: u32, frame: u32, segment: &Segment, frames: &Frames) -> Verdict {
         if segment.fin || segment.rst {
@@ -430,15 +469,12 @@ impl Oracle {
                 return self.broken(Rule::Order, text);
             }
         }
-        let straight = {
-            let path = self.scenario.from_primary;
-            path.late == 0 && path.twice == 0
-        };
-        let slower = self.scenario.gate == Gate::Slower;
+        let straight = self.comes_straight();
+        let (slower, together) = (self.scenario.gate == Gate::Slower, self.offered_together);
         let plain = !segment.is_bare() && !segment.rst && !segment.repeat && !segment.syn;
         let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
         // In the same call the gap may have been closed behind it.
-        let on_island = slower && stream.left.iter().any(|left| left.1 == segment.start)
+        let on_island = slower && together
             || stream.island.is_some_and(|island| island.1 == segment.end);
         let until = stream.left_until(stream.origin);
         // What the primary had said before it was first seen has left long ago.
@@ -458,6 +494,7 @@ impl Oracle {
         why: Release,
         frames: &Frames,
     ) -> Verdict {
+        let straight = self.comes_straight();
         let entry = &mut self.flows[flow as usize];
         let primary_waits = !entry.held[Replica::Primary.index()].is_empty();
         let waiting: Vec<Segment> = entry.held[Replica::Primary.index()]
@@ -482,7 +519,7 @@ impl Oracle {
             let new = segment.ack > left;
             let repeated = segment.ack == left && !waiting.is_empty();
             // With a newer timestamp than what waits, it must not overtake what says as much.
-            let overtakes = waiting.iter().any(|waits| {
+            let overtakes = straight && waiting.iter().any(|waits| {
                 waits.ack.is_some()
                     && waits.ack <= segment.ack
                     && !waits.is_bare()
