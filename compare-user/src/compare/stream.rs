@@ -189,7 +189,7 @@ impl<F> Comparator<F> {
             if ack_gate == AckGate::Slower && !self.supersede_acknowledgement(flow, &segment, turn) {
                 return self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
             }
-            return self.hold_at_gate(flow, incoming, segment, turn);
+            return self.hold_at_gate(flow, incoming, segment, true, turn);
         }
         let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
         let segment = stream.close_up(segment, &self.slab);
@@ -208,7 +208,7 @@ impl<F> Comparator<F> {
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
                 return self.release(incoming.frame, why, incoming.checksum, turn);
             }
-            return self.hold_at_gate(flow, incoming, segment, turn);
+            return self.hold_at_gate(flow, incoming, segment, !ends, turn);
         }
         if stream.primary.is_empty() && self.meet(flow, &incoming, &segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
@@ -216,7 +216,7 @@ impl<F> Comparator<F> {
                 stream.note_acknowledgement_left(&segment);
                 self.release(incoming.frame, Release::Matched, incoming.checksum, turn);
             } else {
-                self.hold_at_gate(flow, incoming, segment, turn);
+                self.hold_at_gate(flow, incoming, segment, false, turn);
             }
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
@@ -235,20 +235,22 @@ impl<F> Comparator<F> {
         flow: u32,
         incoming: Incoming<'_, F>,
         segment: Segment,
+        yields: bool,
         turn: &mut impl Turn<F>,
     ) {
         if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            self.slab.get_mut(record).yields = yields;
             self.queue_at_gate(flow, record);
         }
     }
 
-    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: behind those
-    /// that are more than an acknowledgement, but before bare ones, which came later and may say more.
+    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: in stream
+    /// order, but before what yields, which came later and may acknowledge more.
     fn queue_at_gate(&mut self, flow: u32, record: u32) {
         let gated = &mut self.flows.get_mut(flow).stream().gated;
         let mut after = gated.tail;
-        if !self.slab.get(record).segment.is_bare() {
-            while after != NIL && self.slab.get(after).segment.is_bare() {
+        if !self.slab.get(record).yields {
+            while after != NIL && self.slab.get(after).yields {
                 after = self.slab.before(after);
             }
         }

@@ -162,7 +162,8 @@ pub struct Oracle {
     holding: usize,
     /// All frames by age; those that have gone are skipped.
     age: VecDeque<(Time, u32)>,
-    inside: Vec<bool>,
+    /// The order in which each frame came; zero when it is not inside.
+    inside: Vec<u64>,
     outstanding: Option<Time>,
     standalone: Option<Replica>,
     evicted: u64,
@@ -179,6 +180,8 @@ pub struct Oracle {
     contested: BTreeSet<u32>,
     /// Several frames were offered in the call at hand: what each of them found is not known.
     offered_together: bool,
+    /// The order in which the frame at hand came.
+    came: u64,
     /// When the frame at hand was offered.
     offered_at: Time,
     now: Time,
@@ -227,6 +230,7 @@ impl Oracle {
             pairs: BTreeMap::new(),
             contested: BTreeSet::new(),
             offered_together: false,
+            came: 0,
             offered_at: 0,
             now: 0,
             coverage: Coverage::default(),
@@ -292,9 +296,9 @@ impl Oracle {
         for &frame in &arrivals.frames {
             self.received += 1;
             if self.inside.len() <= frame as usize {
-                self.inside.resize(frame as usize + 1, false);
+                self.inside.resize(frame as usize + 1, 0);
             }
-            self.inside[frame as usize] = true;
+            self.inside[frame as usize] = self.received;
             let meaning = frames.meaning(frame);
             self.note_kind(meaning);
             let flow = meaning.flow;
@@ -309,7 +313,9 @@ impl Oracle {
             {
                 let lost = arrivals.lost.contains(&frame);
                 match call {
-                    Call::Offer(Replica::Primary) => self.primary_says(flow, segment, lost, frames),
+                    Call::Offer(Replica::Primary) => {
+                        self.primary_says(flow, frame, segment, lost, frames);
+                    }
                     _ => {
                         let useless = arrivals.useless.contains(&frame);
                         let gone = arrivals.gone.contains(&frame);
@@ -344,10 +350,11 @@ impl Oracle {
 
     /// A frame comes out of the comparator.
     fn leaves(&mut self, frame: u32, frames: &Frames) -> Result<usize, Violation> {
-        if !self.inside.get(frame as usize).is_some_and(|inside| *inside) {
+        if self.inside.get(frame as usize).is_none_or(|inside| *inside == 0) {
             return self.broken(Rule::Conservation, format!("frame {frame} is not inside"));
         }
-        self.inside[frame as usize] = false;
+        self.came = self.inside[frame as usize];
+        self.inside[frame as usize] = 0;
         let meaning = frames.meaning(frame);
         self.touch(meaning.flow);
         let side = meaning.side.index();
@@ -462,7 +469,7 @@ impl Oracle {
                 Ok(())
             }
             Content::Segment(segment) => match meaning.side {
-                Replica::Primary => self.segment_left(call, flow, frame, segment, why, frames),
+                Replica::Primary => self.segment_left(call, flow, segment, why, frames),
                 Replica::Secondary => self.secondary_left(flow, frame, segment, why, frames),
             },
             Content::Datagram(datagram) => {
@@ -614,7 +621,7 @@ impl Oracle {
         {
             let Some((frame, at)) = shown else { continue };
             let meaning = frames.meaning(frame);
-            if !self.inside[frame as usize] || meaning.flow != flow || meaning.side != side {
+            if self.inside[frame as usize] == 0 || meaning.flow != flow || meaning.side != side {
                 return self.broken(Rule::Report, format!("{meaning:?} is no exhibit of this flow"));
             }
             if at > frames.bytes(frame).len() {
@@ -798,7 +805,7 @@ impl Oracle {
     /// What has waited too long must have been reported.
     fn overdue(&mut self, frames: &Frames) -> Verdict {
         while let Some(&(offered, frame)) = self.age.front() {
-            let inside = self.inside[frame as usize];
+            let inside = self.inside[frame as usize] != 0;
             if inside && self.now - offered < self.scenario.timeout() {
                 return Ok(());
             }
