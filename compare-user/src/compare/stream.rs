@@ -220,6 +220,10 @@ impl<F> Comparator<F> {
             }
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
+            // Said again, it may acknowledge more than what came between.
+            let last = stream.primary.last().map(|last| self.slab.get(last).segment.end);
+            let again = last.is_some_and(|last| segment.end.at_or_before(last));
+            self.slab.get_mut(record).yields = again && !ends;
             stream.primary.insert(&mut self.slab, record);
             let alone = stream.secondary.is_empty() && !stream.known.island;
             if alone && !stream.known.secondary_end && !follows {
@@ -245,14 +249,19 @@ impl<F> Comparator<F> {
     }
 
     /// Puts a segment at its place among those that wait for the secondary's acknowledgement: in stream
-    /// order, but before what yields, which came later and may acknowledge more.
+    /// order, but before what yields, of which that goes first which acknowledges least.
     fn queue_at_gate(&mut self, flow: u32, record: u32) {
         let gated = &mut self.flows.get_mut(flow).stream().gated;
+        let placed = self.slab.get(record);
         let mut after = gated.tail;
-        if !self.slab.get(record).yields {
-            while after != NIL && self.slab.get(after).yields {
-                after = self.slab.before(after);
+        while after != NIL {
+            let waiting = self.slab.get(after);
+            let acknowledges_more =
+                placed.segment.acknowledgement.before(waiting.segment.acknowledgement);
+            if !waiting.yields || placed.yields && !acknowledges_more {
+                break;
             }
+            after = self.slab.before(after);
         }
         self.slab.enqueue_after(gated, after, record);
     }

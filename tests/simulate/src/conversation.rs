@@ -371,7 +371,7 @@ impl Datagrams {
         let mut place = None;
         if self.fragments {
             let more = content.bool();
-            length = length.next_multiple_of(8);
+            length = length.max(1).next_multiple_of(8);
             let offset = 8 * content.u16(u16::from(!more)..100);
             place = Some(Place { offset, more });
         }

@@ -226,7 +226,8 @@ impl Endpoint {
     }
 
     fn say_syn(&mut self, now: Time, rng: &mut Rng, out: &mut Vec<Segment>) {
-        out.push(Segment { syn: true, ..self.segment(now, 0, 0) });
+        let syn = Segment { syn: true, ..self.segment(now, 0, 0) };
+        self.say(syn, out);
         self.rearm(now, rng);
     }
 
@@ -274,9 +275,10 @@ impl Endpoint {
                 self.rearm(now, rng);
             }
             State::Open if self.wants_window() => {
-                // A probe: one old byte, or none, at a place long acknowledged.
-                let start = (self.una - 1).max(0);
-                let end = if rng.bool() { self.una } else { start };
+                // A probe: one old byte, or none, at a place long acknowledged. Before the first byte
+                // lies the SYN.
+                let start = self.una - 1;
+                let end = if rng.bool() && start >= 0 { self.una } else { start };
                 let probe = Segment { probe: true, ..self.segment(now, start, end) };
                 self.say(probe, out);
                 self.rearm(now, rng);

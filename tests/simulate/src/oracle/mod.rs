@@ -145,6 +145,8 @@ impl Flow {
 /// What a call brought and what came of each frame at once.
 struct Arrivals {
     frames: Vec<u32>,
+    /// Dropped because their flow has no place.
+    unseen: Vec<u32>,
     /// Dropped at a limit, by number.
     lost: Vec<u32>,
     /// Not held at the end of the call.
@@ -273,6 +275,7 @@ impl Oracle {
     fn arrivals(&self, offered: &[u32], outputs: &[Output]) -> Arrivals {
         let mut arrivals = Arrivals {
             frames: offered.to_vec(),
+            unseen: Vec::new(),
             lost: Vec::new(),
             gone: Vec::new(),
             useless: Vec::new(),
@@ -282,6 +285,9 @@ impl Oracle {
                 arrivals.gone.push(frame.0);
             }
             if let Output::Discarded(frame, _, why) = output {
+                if *why == Discard::FlowsFull {
+                    arrivals.unseen.push(frame.0);
+                }
                 if why.is_loss() {
                     arrivals.lost.push(frame.0);
                 } else if *why == Discard::Flushed && offered.contains(&frame.0) {
@@ -309,6 +315,7 @@ impl Oracle {
             entry.held[meaning.side.index()].push(frame);
             self.held[meaning.side.index()] += 1;
             if self.standalone.is_none()
+                && !arrivals.unseen.contains(&frame)
                 && let Content::Segment(segment) = &meaning.content
             {
                 let lost = arrivals.lost.contains(&frame);
@@ -688,8 +695,9 @@ impl Oracle {
         limits.queue >= 1024 && limits.held >= 24_576 && !self.flows_are_scarce()
     }
 
-    /// What was released uncompared before comparing began again is not said again by the primary when
-    /// the client has it, but may be by its copy: that then waits for nothing.
+    /// What was released uncompared before comparing began again is not said again by the guests once the
+    /// client has it. Where the primary, first seen in the middle, began by repeating some of it, the
+    /// rest is a gap that nobody closes.
     fn may_lack_partners(&self, flow: u32, report: &Report) -> bool {
         let stream = self.flows[flow as usize].stream.as_ref();
         let fails_over = self.scenario.happenings.iter().any(|(_, happening)| {
@@ -697,7 +705,6 @@ impl Oracle {
         });
         fails_over
             && report.reason == Reason::Timeout
-            && report.side == Replica::Secondary
             && stream.is_some_and(Stream::is_joined)
     }
 

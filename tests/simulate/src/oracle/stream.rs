@@ -499,7 +499,14 @@ impl Oracle {
         let on_island = slower && together
             || stream.island.is_some_and(|island| island.1 == segment.end);
         let until = stream.left_until(stream.origin);
+        // What is missing may have been said again since, and then acknowledge more.
+        let missing = self.flows[flow as usize].held[Replica::Primary.index()].iter().any(|&held| {
+            let held = frames.meaning(held).segment();
+            held.is_some_and(|held| held.repeat && held.start <= until && until < held.end)
+        });
         // What the primary had said before it was first seen has left long ago.
+        let straight = straight && !missing;
+        let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
         if straight && plain && !on_island && segment.start > until && segment.start > stream.origin {
             let text = format!("{segment:?} left, what has left before ends at {until}");
             return self.broken(Rule::Order, text);
