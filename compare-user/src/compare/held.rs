@@ -115,6 +115,9 @@ pub(super) struct Held<F> {
     pub(super) role: Role,
     /// Past the compare timeout, and reported.
     pub(super) expired: bool,
+    /// Waits at the gate for itself only: an acknowledgement, or bytes that are there or have left
+    /// already.
+    pub(super) yields: bool,
     /// In the content index.
     indexed: bool,
     pub(super) checksum: Checksum,
@@ -159,6 +162,7 @@ impl<F> Held<F> {
         frame: None,
         role: Role::Free,
         expired: false,
+        yields: false,
         indexed: false,
         checksum: Checksum::AsFound,
         flow: 0,
@@ -259,6 +263,7 @@ impl<F> Slab<F> {
         held.frame = Some(arrival.frame);
         held.role = Role::Frame(arrival.side);
         held.expired = false;
+        held.yields = false;
         held.indexed = false;
         held.checksum = arrival.checksum;
         held.flow = arrival.flow;

@@ -209,7 +209,7 @@ impl<F> Comparator<F> {
             {
                 return self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
             }
-            return self.hold_at_gate(flow, incoming, segment, turn);
+            return self.hold_at_gate(flow, incoming, segment, true, turn);
         }
         let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
         let segment = stream.close_up(segment, &self.slab);
@@ -228,7 +228,7 @@ impl<F> Comparator<F> {
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
                 return self.release_segment(flow, incoming, &segment, why, turn);
             }
-            return self.hold_at_gate(flow, incoming, segment, turn);
+            return self.hold_at_gate(flow, incoming, segment, !ends, turn);
         }
         if stream.primary.is_empty() && self.meet(flow, &incoming, &segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
@@ -236,12 +236,16 @@ impl<F> Comparator<F> {
                 stream.note_acknowledgement_left(&segment);
                 self.release_segment(flow, incoming, &segment, Release::Matched, turn);
             } else {
-                self.hold_at_gate(flow, incoming, segment, turn);
+                self.hold_at_gate(flow, incoming, segment, false, turn);
             }
         } else if ack_gate == AckGate::Slower && self.repeats_held(flow, &segment) {
             self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
+            // Said again, it may acknowledge more than what came between.
+            let last = stream.primary.last().map(|last| self.slab.get(last).segment.end);
+            let again = last.is_some_and(|last| segment.end.at_or_before(last));
+            self.slab.get_mut(record).yields = again && !ends;
             stream.primary.insert(&mut self.slab, record);
             let alone = stream.secondary.is_empty() && !stream.has_island();
             if alone && !stream.known.secondary_end && !follows {
@@ -270,22 +274,29 @@ impl<F> Comparator<F> {
         flow: u32,
         incoming: Incoming<'_, F>,
         segment: Segment,
+        yields: bool,
         turn: &mut impl Turn<F>,
     ) {
         if let Some(record) = self.hold(flow, incoming, segment, turn) {
+            self.slab.get_mut(record).yields = yields;
             self.queue_at_gate(flow, record);
         }
     }
 
-    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: behind those
-    /// that are more than an acknowledgement, but before bare ones, which came later and may say more.
+    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: in stream
+    /// order, but before what yields, of which that goes first which acknowledges least.
     fn queue_at_gate(&mut self, flow: u32, record: u32) {
         let gated = &mut self.flows.get_mut(flow).stream().gated;
+        let placed = self.slab.get(record);
         let mut after = gated.tail;
-        if !self.slab.get(record).segment.is_bare() {
-            while after != NIL && self.slab.get(after).segment.is_bare() {
-                after = self.slab.before(after);
+        while after != NIL {
+            let waiting = self.slab.get(after);
+            let acknowledges_more =
+                placed.segment.acknowledgement.before(waiting.segment.acknowledgement);
+            if !waiting.yields || placed.yields && !acknowledges_more {
+                break;
             }
+            after = self.slab.before(after);
         }
         self.slab.enqueue_after(gated, after, record);
     }

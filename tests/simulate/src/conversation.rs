@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use fastrand::Rng;
 
 use crate::chance::{Part, generator, happens, one_of};
-use crate::endpoint::{Endpoint, Script, State, habits};
+use crate::endpoint::{self, Endpoint, Script, State, habits};
 use crate::meaning::{Address, Replica, Segment};
 use crate::packet::{self, Built, GRE, ICMP, ICMPV6, Place, TCP, Tcp, UDP};
 use crate::scenario::Scenario;
@@ -76,6 +76,8 @@ pub struct Datagrams {
     pub interval: Time,
     /// A guest is this late at most.
     pub jitter: Time,
+    /// The next of each guest's is in the queue of events.
+    pub due: [bool; 2],
     /// Number of each guest's next one.
     pub next: [u32; 2],
     /// Contents come again after so many.
@@ -201,9 +203,11 @@ impl Connections {
             _ => Plant::Byte(rng.i64(0..=of_guest.total().max(1) - 1), rng.u8(1..)),
         });
         let state = if active { State::Closed } else { State::Listening };
-        let guests =
-            Replica::BOTH.map(|side| Endpoint::new(state, of_guest.clone(), habits(side, rng)));
-        let own = habits(Replica::Primary, rng);
+        let longest = endpoint::longest(rng);
+        let guests = Replica::BOTH
+            .map(|side| Endpoint::new(state, of_guest.clone(), habits(side, longest, rng)));
+        let longest = endpoint::longest(rng);
+        let own = habits(Replica::Primary, longest, rng);
         let shut = unusual.then(|| {
             let from = rng.u64(0..400) * MILLISECOND;
             (from, from + rng.u64(1..300) * MILLISECOND)
@@ -335,6 +339,7 @@ impl Datagrams {
             count,
             interval: rng.u64(10..30_000) * MICROSECOND,
             jitter: rng.u64(0..1_000) * MICROSECOND,
+            due: [false; 2],
             next: [0; 2],
             cycle: one_of(rng, &[u32::MAX, u32::MAX, 3, 1]),
             longest: one_of(rng, &[4, 60, 1_400]),
@@ -366,7 +371,7 @@ impl Datagrams {
         let mut place = None;
         if self.fragments {
             let more = content.bool();
-            length = length.next_multiple_of(8);
+            length = length.max(1).next_multiple_of(8);
             let offset = 8 * content.u16(u16::from(!more)..100);
             place = Some(Place { offset, more });
         }

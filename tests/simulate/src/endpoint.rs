@@ -226,7 +226,8 @@ impl Endpoint {
     }
 
     fn say_syn(&mut self, now: Time, rng: &mut Rng, out: &mut Vec<Segment>) {
-        out.push(Segment { syn: true, ..self.segment(now, 0, 0) });
+        let syn = Segment { syn: true, ..self.segment(now, 0, 0) };
+        self.say(syn, out);
         self.rearm(now, rng);
     }
 
@@ -270,14 +271,15 @@ impl Endpoint {
             State::SynSent | State::SynReceived => self.say_syn(now, rng, out),
             State::Open if self.una < self.nxt => {
                 self.recovering = Some(self.nxt);
-                self.say_again(now, rng, out);
+                self.say_again(now, out);
                 self.rearm(now, rng);
             }
             State::Open if self.wants_window() => {
-                // A probe: one old byte, or none, at a place long acknowledged.
-                let start = (self.una - 1).max(0);
-                let end = if rng.bool() { self.una } else { start };
-                let probe = self.segment(now, start, end);
+                // A probe: one old byte, or none, at a place long acknowledged. Before the first byte
+                // lies the SYN.
+                let start = self.una - 1;
+                let end = if rng.bool() && start >= 0 { self.una } else { start };
+                let probe = Segment { probe: true, ..self.segment(now, start, end) };
                 self.say(probe, out);
                 self.rearm(now, rng);
             }
@@ -291,11 +293,12 @@ impl Endpoint {
             && self.script.available(self.received) > self.nxt
     }
 
-    /// Says the first unacknowledged bytes once more, cut anew.
-    fn say_again(&mut self, now: Time, rng: &mut Rng, out: &mut Vec<Segment>) {
+    /// Says the first unacknowledged bytes once more, as many as fit: cut anew, but not finer than the
+    /// other guest does, for whom one segment of it would have to wait for ever.
+    fn say_again(&mut self, now: Time, out: &mut Vec<Segment>) {
         let total = self.total();
         let said = self.nxt.min(total);
-        let end = said.min(self.una + self.length(rng));
+        let end = said.min(self.una + self.habits.longest);
         let fin = self.has_said_end() && end == total;
         let start = self.una.min(end);
         let again = Segment { fin, repeat: true, ..self.segment(now, start, end) };
@@ -452,14 +455,14 @@ impl Endpoint {
                 self.rearm(now, rng);
             }
             match self.recovering {
-                Some(until) if ack < until => self.say_again(now, rng, out),
+                Some(until) if ack < until => self.say_again(now, out),
                 _ => self.recovering = None,
             }
         } else if ack == self.una && heard.is_bare() && self.una < self.nxt && !opens {
             self.repeated_acks += 1;
             if self.repeated_acks == 3 && self.recovering.is_none() {
                 self.recovering = Some(self.nxt);
-                self.say_again(now, rng, out);
+                self.say_again(now, out);
                 self.rearm(now, rng);
             }
         }
@@ -543,10 +546,14 @@ pub fn insert(intervals: &mut Vec<(i64, i64)>, start: i64, end: i64) {
     intervals[first] = merged;
 }
 
+/// Longest segments of a flow, at random.
+pub fn longest(rng: &mut Rng) -> i64 {
+    crate::chance::one_of(rng, &[1_448, 1_448, 536, 100, 60])
+}
+
 /// Ways of an end, at random.
 #[must_use]
-pub fn habits(side: Replica, rng: &mut Rng) -> Habits {
-    let longest = crate::chance::one_of(rng, &[1_448, 1_448, 536, 100, 60]);
+pub fn habits(side: Replica, longest: i64, rng: &mut Rng) -> Habits {
     Habits {
         side,
         longest,

@@ -100,6 +100,8 @@ pub struct Segment {
     pub window: i64,
     /// Bytes of it have been sent before.
     pub repeat: bool,
+    /// Asks whether the window is open.
+    pub probe: bool,
     /// Bytes that differ from what the guests agree on: place and difference.
     pub flips: Vec<(i64, u8)>,
     /// The network damaged it: its sender did not say `flips`.

@@ -215,7 +215,7 @@ impl Scenario {
 
     fn limits(rng: &mut fastrand::Rng, flows: u32, wide: bool) -> Limits {
         let mut limits = Limits {
-            timeout: one_of(rng, &[400, 1_000, 3_000, 3_000]),
+            timeout: one_of(rng, &[1_000, 2_000, 3_000, 3_000]),
             request: one_of(rng, &[50, 200, 1_000]),
             grace: one_of(rng, &[0, 500, 2_000, 2_000, 10_000]),
             queue: 1024,
@@ -284,6 +284,14 @@ impl Scenario {
             && self.limits.queue >= 1024
             && self.limits.held >= 24_576
             && self.limits.flows as usize > self.flows.len()
+    }
+
+    /// Whether the primary may be lost after it alone has acknowledged something: the design's default
+    /// gate lets bare acknowledgements leave at once.
+    #[must_use]
+    pub fn loses_what_was_acknowledged(&self) -> bool {
+        let lost = |it: &(u32, Happening)| matches!(it.1, Happening::PrimaryLost(_));
+        self.gate == Gate::Payload && self.happenings.iter().any(lost)
     }
 
     fn paths(&self) -> [Path; 6] {

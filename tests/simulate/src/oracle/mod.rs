@@ -145,6 +145,8 @@ impl Flow {
 /// What a call brought and what came of each frame at once.
 struct Arrivals {
     frames: Vec<u32>,
+    /// Dropped because their flow has no place.
+    unseen: Vec<u32>,
     /// Dropped at a limit, by number.
     lost: Vec<u32>,
     /// Not held at the end of the call.
@@ -162,7 +164,8 @@ pub struct Oracle {
     holding: usize,
     /// All frames by age; those that have gone are skipped.
     age: VecDeque<(Time, u32)>,
-    inside: Vec<bool>,
+    /// The order in which each frame came; zero when it is not inside.
+    inside: Vec<u64>,
     outstanding: Option<Time>,
     standalone: Option<Replica>,
     evicted: u64,
@@ -179,6 +182,8 @@ pub struct Oracle {
     contested: BTreeSet<u32>,
     /// Several frames were offered in the call at hand: what each of them found is not known.
     offered_together: bool,
+    /// The order in which the frame at hand came.
+    came: u64,
     /// When the frame at hand was offered.
     offered_at: Time,
     now: Time,
@@ -227,6 +232,7 @@ impl Oracle {
             pairs: BTreeMap::new(),
             contested: BTreeSet::new(),
             offered_together: false,
+            came: 0,
             offered_at: 0,
             now: 0,
             coverage: Coverage::default(),
@@ -269,6 +275,7 @@ impl Oracle {
     fn arrivals(&self, offered: &[u32], outputs: &[Output]) -> Arrivals {
         let mut arrivals = Arrivals {
             frames: offered.to_vec(),
+            unseen: Vec::new(),
             lost: Vec::new(),
             gone: Vec::new(),
             useless: Vec::new(),
@@ -278,6 +285,9 @@ impl Oracle {
                 arrivals.gone.push(frame.0);
             }
             if let Output::Discarded(frame, _, why) = output {
+                if *why == Discard::FlowsFull {
+                    arrivals.unseen.push(frame.0);
+                }
                 if why.is_loss() {
                     arrivals.lost.push(frame.0);
                 } else if *why == Discard::Flushed && offered.contains(&frame.0) {
@@ -292,9 +302,9 @@ impl Oracle {
         for &frame in &arrivals.frames {
             self.received += 1;
             if self.inside.len() <= frame as usize {
-                self.inside.resize(frame as usize + 1, false);
+                self.inside.resize(frame as usize + 1, 0);
             }
-            self.inside[frame as usize] = true;
+            self.inside[frame as usize] = self.received;
             let meaning = frames.meaning(frame);
             self.note_kind(meaning);
             let flow = meaning.flow;
@@ -305,11 +315,14 @@ impl Oracle {
             entry.held[meaning.side.index()].push(frame);
             self.held[meaning.side.index()] += 1;
             if self.standalone.is_none()
+                && !arrivals.unseen.contains(&frame)
                 && let Content::Segment(segment) = &meaning.content
             {
                 let lost = arrivals.lost.contains(&frame);
                 match call {
-                    Call::Offer(Replica::Primary) => self.primary_says(flow, segment, lost, frames),
+                    Call::Offer(Replica::Primary) => {
+                        self.primary_says(flow, frame, segment, lost, frames);
+                    }
                     _ => {
                         let useless = arrivals.useless.contains(&frame);
                         let gone = arrivals.gone.contains(&frame);
@@ -344,10 +357,11 @@ impl Oracle {
 
     /// A frame comes out of the comparator.
     fn leaves(&mut self, frame: u32, frames: &Frames) -> Result<usize, Violation> {
-        if !self.inside.get(frame as usize).is_some_and(|inside| *inside) {
+        if self.inside.get(frame as usize).is_none_or(|inside| *inside == 0) {
             return self.broken(Rule::Conservation, format!("frame {frame} is not inside"));
         }
-        self.inside[frame as usize] = false;
+        self.came = self.inside[frame as usize];
+        self.inside[frame as usize] = 0;
         let meaning = frames.meaning(frame);
         self.touch(meaning.flow);
         let side = meaning.side.index();
@@ -462,7 +476,7 @@ impl Oracle {
                 Ok(())
             }
             Content::Segment(segment) => match meaning.side {
-                Replica::Primary => self.segment_left(call, flow, frame, segment, why, frames),
+                Replica::Primary => self.segment_left(call, flow, segment, why, frames),
                 Replica::Secondary => self.secondary_left(flow, frame, segment, why, frames),
             },
             Content::Datagram(datagram) => {
@@ -622,7 +636,7 @@ impl Oracle {
         {
             let Some((frame, at)) = shown else { continue };
             let meaning = frames.meaning(frame);
-            if !self.inside[frame as usize] || meaning.flow != flow || meaning.side != side {
+            if self.inside[frame as usize] == 0 || meaning.flow != flow || meaning.side != side {
                 return self.broken(Rule::Report, format!("{meaning:?} is no exhibit of this flow"));
             }
             if at > frames.bytes(frame).len() {
@@ -689,8 +703,9 @@ impl Oracle {
         limits.queue >= 1024 && limits.held >= 24_576 && !self.flows_are_scarce()
     }
 
-    /// What was released uncompared before comparing began again is not said again by the primary when
-    /// the client has it, but may be by its copy: that then waits for nothing.
+    /// What was released uncompared before comparing began again is not said again by the guests once the
+    /// client has it. Where the primary, first seen in the middle, began by repeating some of it, the
+    /// rest is a gap that nobody closes.
     fn may_lack_partners(&self, flow: u32, report: &Report) -> bool {
         let stream = self.flows[flow as usize].stream.as_ref();
         let fails_over = self.scenario.happenings.iter().any(|(_, happening)| {
@@ -698,7 +713,6 @@ impl Oracle {
         });
         fails_over
             && report.reason == Reason::Timeout
-            && report.side == Replica::Secondary
             && stream.is_some_and(Stream::is_joined)
     }
 
@@ -806,7 +820,7 @@ impl Oracle {
     /// What has waited too long must have been reported.
     fn overdue(&mut self, frames: &Frames) -> Verdict {
         while let Some(&(offered, frame)) = self.age.front() {
-            let inside = self.inside[frame as usize];
+            let inside = self.inside[frame as usize] != 0;
             if inside && self.now - offered < self.scenario.timeout() {
                 return Ok(());
             }

@@ -142,6 +142,11 @@ impl Stream {
         }
     }
 
+    /// All of it has left.
+    fn has_left(&self, segment: &Segment) -> bool {
+        self.left.iter().any(|left| left.0 <= segment.start && segment.end <= left.1)
+    }
+
     /// Everything up to here has left.
     fn left_until(&self, from: i64) -> i64 {
         let interval = self.left.iter().find(|interval| interval.0 <= from && from <= interval.1);
@@ -171,7 +176,14 @@ impl Flow {
 }
 
 impl Oracle {
-    pub(super) fn primary_says(&mut self, flow: u32, segment: &Segment, lost: bool, frames: &Frames) {
+    pub(super) fn primary_says(
+        &mut self,
+        flow: u32,
+        frame: u32,
+        segment: &Segment,
+        lost: bool,
+        frames: &Frames,
+    ) {
         let entry = &mut self.flows[flow as usize];
         if segment.syn {
             let repeated = entry.stream.as_ref().is_some_and(|stream| {
@@ -187,16 +199,23 @@ impl Oracle {
             stream.mark = Some(segment.start);
             stream.origin = segment.start;
         }
-        let stream = self.flows[flow as usize].current(segment.incarnation);
+        let entry = &mut self.flows[flow as usize];
+        let mark = entry.current(segment.incarnation).mark.unwrap_or(i64::MIN);
+        // Only one that comes first is looked at before it is dropped.
+        let is_first = !entry.held[Replica::Primary.index()].iter().any(|&held| {
+            let held = (held != frame).then(|| frames.meaning(held).segment()).flatten();
+            held.is_some_and(|held| held.end > mark)
+        });
+        let stream = entry.current(segment.incarnation);
         if segment.ack.is_some() {
             stream.our_ack = stream.our_ack.max(segment.ack);
         }
         if segment.fin {
             stream.our_end = Some(segment.end);
         }
-        if lost {
+        if lost && is_first {
             stream.compared_before_lost(Replica::Primary, segment);
-        } else {
+        } else if !lost {
             stream.ours.add(&above(segment, stream.mark.unwrap_or(i64::MIN)));
         }
     }
@@ -327,7 +346,6 @@ impl Oracle {
         &mut self,
         call: Call,
         flow: u32,
-        frame: u32,
         segment: &Segment,
         why: Release,
         frames: &Frames,
@@ -347,7 +365,7 @@ impl Oracle {
         self.is_counted_right(segment, why)?;
         self.may_leave(flow, segment)?;
         self.is_acknowledged(flow, segment)?;
-        self.is_in_order(flow, frame, segment, frames)?;
+        self.is_in_order(flow, segment, frames)?;
         if let Some(stream) = self.flows[flow as usize].stream_of(segment) {
             stream.note_left(segment);
         }
@@ -454,14 +472,18 @@ impl Oracle {
     }
 
     /// Nothing that comes before it in the stream is left behind.
-    fn is_in_order(&mut self, flow: u32, frame: u32, segment: &Segment, frames: &Frames) -> Verdict {
+    fn is_in_order(&mut self, flow: u32, segment: &Segment, frames: &Frames) -> Verdict {
         if segment.fin || segment.rst {
             let held = &self.flows[flow as usize].held[Replica::Primary.index()];
-            let behind = held.iter().filter(|other| **other < frame).find(|other| {
+            let stream = self.flows[flow as usize].stream.as_ref();
+            let has_left = |other: &Segment| stream.is_some_and(|stream| stream.has_left(other));
+            let before = |other: &&u32| self.inside[**other as usize] < self.came;
+            let behind = held.iter().filter(before).find(|other| {
                 frames.meaning(**other).segment().is_some_and(|other| {
                     other.incarnation == segment.incarnation
                         && other.start < segment.start
                         && !other.is_empty()
+                        && !has_left(other)
                 })
             });
             if let Some(behind) = behind {
@@ -477,7 +499,14 @@ impl Oracle {
         let on_island = slower && together
             || stream.island.is_some_and(|island| island.1 == segment.end);
         let until = stream.left_until(stream.origin);
+        // What is missing may have been said again since, and then acknowledge more.
+        let missing = self.flows[flow as usize].held[Replica::Primary.index()].iter().any(|&held| {
+            let held = frames.meaning(held).segment();
+            held.is_some_and(|held| held.repeat && held.start <= until && until < held.end)
+        });
         // What the primary had said before it was first seen has left long ago.
+        let straight = straight && !missing;
+        let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
         if straight && plain && !on_island && segment.start > until && segment.start > stream.origin {
             let text = format!("{segment:?} left, what has left before ends at {until}");
             return self.broken(Rule::Order, text);
