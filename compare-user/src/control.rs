@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::compare::Side;
-use crate::private_socket;
+use crate::listening;
+use crate::privilege::{self, Role};
 
 /// Longest request line.
-const LONGEST_LINE: u64 = 65_536;
+pub const LONGEST_LINE: u64 = 65_536;
 
 /// Clients served at once, one small thread each; more are turned away with an error.
 const CLIENTS: usize = 128;
@@ -95,7 +96,7 @@ impl Server {
     /// # Errors
     /// When another process listens there, or the directory does not allow it.
     pub fn start(path: &Path, calls: Sender<Call>) -> io::Result<Self> {
-        let listener = private_socket::listen(path)?;
+        let listener = listening::unix(path)?;
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &calls))?;
@@ -111,6 +112,8 @@ impl Drop for Server {
 }
 
 fn accept(listener: &UnixListener, calls: &Sender<Call>) {
+    // The clients' threads are started by this one, and so are confined as it is.
+    privilege::confine_or_exit(Role::Control);
     let clients = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else {
@@ -136,7 +139,11 @@ fn accept(listener: &UnixListener, calls: &Sender<Call>) {
     }
 }
 
-fn serve(stream: &UnixStream, calls: &Sender<Call>) -> io::Result<()> {
+/// Serves one client until it leaves: an answer to each of its lines, in order.
+///
+/// # Errors
+/// When the client has been silent for too long, or takes no answers.
+pub fn serve(stream: &UnixStream, calls: &Sender<Call>) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut writer = stream.try_clone()?;

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::Result;
 use crate::namespace::Namespace;
+use crate::ordinary::OrdinaryUser;
 pub use crate::program::{Outcome, PROMISED_EXIT, binary, run_to_exit};
 use crate::program::{Place, Program};
 use crate::topology::{Role, Topology};
@@ -84,6 +85,14 @@ impl Launch {
     /// When it does not get ready; the message has its log.
     pub fn start(self, namespace: &Namespace) -> Result<Comparator> {
         self.start_at(Place::Inside(namespace))
+    }
+
+    /// As [`Launch::start`], as an ordinary user.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start_as(self, user: &OrdinaryUser, namespace: &Namespace) -> Result<Comparator> {
+        self.start_at(Place::As(user, namespace))
     }
 
     /// As [`Launch::start`], in the namespace that the test itself is in: for ports that are no

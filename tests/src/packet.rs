@@ -104,6 +104,12 @@ impl Packet {
         [Self::v4(), Self::v6()]
     }
 
+    /// The other way: source and destination of IP exchanged. The Ethernet addresses stay.
+    #[must_use]
+    pub fn exchanged(self) -> Self {
+        Self { source: self.destination, destination: self.source, ..self }
+    }
+
     /// With one more VLAN tag inside those it has. The outermost of several is a service tag
     /// (0x88a8), as IEEE 802.1ad has it.
     #[must_use]

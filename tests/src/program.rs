@@ -8,7 +8,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -27,6 +27,7 @@ use crate::Result;
 use crate::control::{Control, Status};
 use crate::leftovers::{self, Leftover};
 use crate::namespace::Namespace;
+use crate::ordinary::{self, OrdinaryUser};
 use crate::process::{processor_time, run_to_end, tied_to_this_thread, wait};
 
 /// How long a start may take on a busy machine before the test gives up.
@@ -90,9 +91,11 @@ fn ensure_exists(binary: &Path) -> Result {
     Ok(())
 }
 
-/// Where a program is to run.
+/// Where a program is to run, and as whom.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Place<'a> {
+    /// In this namespace, as this user, with the user's copy of the program.
+    As(&'a OrdinaryUser, &'a Namespace),
     /// In this namespace.
     Inside(&'a Namespace),
     /// In the namespace that the test itself is in. No sweep would find it there after the test is
@@ -149,6 +152,10 @@ impl Program {
         let socket = directory.path().join("control");
         let mut command = match place {
             Place::Inside(_) => Command::new(binary),
+            Place::As(user, _) => {
+                chown(directory.path(), Some(ordinary::USER), Some(ordinary::USER))?;
+                user.command()
+            }
             Place::Here => {
                 let mut command = tied_to_this_thread(None);
                 command.arg(binary);
@@ -160,7 +167,9 @@ impl Program {
         // A group of its own: Ctrl-C reaches the harness alone, which then stops things in order.
         command.process_group(0);
         let child = match place {
-            Place::Inside(namespace) => namespace.run(|| Ok(command.spawn()?)),
+            Place::Inside(namespace) | Place::As(_, namespace) => {
+                namespace.run(|| Ok(command.spawn()?))
+            }
             Place::Here => Ok(command.spawn()?),
         };
         let child = child.context("cannot start colo-xdp")?;

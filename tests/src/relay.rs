@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::Result;
 use crate::namespace::Namespace;
+use crate::ordinary::OrdinaryUser;
 use crate::program::{Outcome, Place, Program, binary};
 
 /// A relay that is about to be started.
@@ -60,6 +61,15 @@ impl RelayLaunch {
     pub fn start(self, namespace: &Namespace) -> Result<Relay> {
         let program = Program::start(&self.binary, &self.arguments, Place::Inside(namespace))?;
         Ok(Relay { program })
+    }
+
+    /// As [`RelayLaunch::start`], as an ordinary user.
+    ///
+    /// # Errors
+    /// As [`RelayLaunch::start`].
+    pub fn start_as(self, user: &OrdinaryUser, namespace: &Namespace) -> Result<Relay> {
+        let place = Place::As(user, namespace);
+        Ok(Relay { program: Program::start(&self.binary, &self.arguments, place)? })
     }
 }
 

@@ -14,6 +14,7 @@ mod release;
 mod setup;
 mod soak;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -77,6 +78,10 @@ enum Task {
     Demo(demo::Options),
     /// Check formatting and lints, and run every test
     Test(test::Options),
+    /// Run the tests of the kernel side on Debian's kernel, in a virtual machine
+    ///
+    /// The machine is emulated, and made of nothing but the kernel, the tests and their libraries.
+    Vm(vm::Options),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -101,6 +106,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             demo::run(&options, &release::build()?)?;
         }
         Task::Test(options) => test::run(&options)?,
+        Task::Vm(options) => vm::run(&options)?,
         Task::Bench(bench::Bench::Xdp(options)) => {
             bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
         }

@@ -60,7 +60,7 @@ impl Address {
         let port = port.parse().map_err(|_| wrong())?;
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let host = bare.unwrap_or(host);
-        if host.is_empty() || (bare.is_none() && host.contains(':')) {
+        if bare.is_none() && host.contains(':') {
             return Err(wrong());
         }
         Ok(Self::Tcp { host: host.to_owned(), port })
@@ -120,6 +120,7 @@ mod tests {
             ("chardev:unix:/run/n,server", Address::Unix("/run/n".into()), true),
             ("chardev:tcp:dom0:9000", tcp("dom0", 9000), false),
             ("chardev:tcp:[::1]:9000,server", tcp("::1", 9000), true),
+            ("chardev:tcp::9000,server", tcp("", 9000), true),
         ] {
             assert_eq!(text.parse(), Ok(NotifySpec { address, server }), "{text}");
         }
@@ -135,7 +136,7 @@ mod tests {
         }
         assert_eq!(notify("chardev:unix:"), AddressError::NoPath);
         assert_eq!(notify("chardev:unix:/x,fast"), AddressError::UnknownOption("fast".into()));
-        for place in ["host", ":1", "host:", "host:65536", "::1:9000"] {
+        for place in ["host", "host:", "host:65536", "::1:9000"] {
             let text = format!("chardev:tcp:{place}");
             assert_eq!(notify(&text), AddressError::BadHostPort(place.into()));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::address::Address;
 use super::{Ended, Inbox};
-use crate::private_socket;
+use crate::listening;
 
 /// First pause before connecting again; doubled each time up to [`LONGEST_PAUSE`].
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -145,12 +145,12 @@ impl Endpoint {
     pub(super) fn server(address: Address) -> io::Result<Self> {
         let listener = match &address {
             Address::Unix(path) => {
-                let listener = private_socket::listen(path)?;
+                let listener = listening::unix(path)?;
                 listener.set_nonblocking(true)?;
                 Listener::Unix(listener)
             }
             Address::Tcp { host, port } => {
-                let listener = TcpListener::bind((host.as_str(), *port))?;
+                let listener = listening::tcp(host, *port)?;
                 listener.set_nonblocking(true)?;
                 Listener::Tcp(listener)
             }
@@ -237,7 +237,7 @@ impl Endpoint {
 
 fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
+    for address in listening::addresses(host, port)? {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,

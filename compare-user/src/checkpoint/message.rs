@@ -5,11 +5,11 @@
 //! header, as in the framing of frames.
 
 /// Longest message: the longest frame of the same framing (a 64 KiB segment and its headers).
-pub(super) const LONGEST: usize = 69_632;
+pub const LONGEST: usize = 69_632;
 
 /// What a peer did wrong. Nothing it sends afterwards can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub enum Fault {
     /// A message of no bytes.
     #[error("it sent a length of zero")]
     Empty,
@@ -28,25 +28,29 @@ pub(super) enum Fault {
 
 /// Puts messages together from the pieces in which they arrive.
 #[derive(Debug)]
-pub(super) struct MessageReader {
+pub struct MessageReader {
     vnet: bool,
     buffer: Vec<u8>,
 }
 
 impl MessageReader {
     /// A reader at the start of a connection.
-    pub(super) fn new(vnet: bool) -> Self {
+    #[must_use]
+    pub fn new(vnet: bool) -> Self {
         Self { vnet, buffer: Vec::new() }
     }
 
     /// Takes what has arrived.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole message. Call it until there is none before pushing more; then no more than
     /// one message and one piece is ever stored.
-    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+    ///
+    /// # Errors
+    /// As soon as the words that are there cannot be; the connection is of no more use.
+    pub fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(length) = self.word(0) else {
             return Ok(None);
         };
@@ -71,6 +75,12 @@ impl MessageReader {
         let message = self.buffer[start..start + size].to_vec();
         self.buffer.drain(..start + size);
         Ok(Some(message))
+    }
+
+    /// Bytes that have arrived and belong to no whole message yet.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.buffer.len()
     }
 
     fn word(&self, at: usize) -> Option<u32> {

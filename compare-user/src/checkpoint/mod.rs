@@ -16,9 +16,9 @@
 
 mod address;
 mod connection;
-mod message;
+pub mod message;
 pub mod notify;
-mod on_divergence;
+pub(crate) mod on_divergence;
 pub mod qmp;
 
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -33,7 +33,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use address::{Address, AddressError, NotifySpec, QmpSpec};
-pub use on_divergence::{OnDivergence, OnDivergenceStatus};
+pub use on_divergence::{CommandProcess, OnDivergence, OnDivergenceStatus};
 
 /// Notices that may wait for whoever acts on them.
 pub const NOTICES: usize = 64;

@@ -16,11 +16,35 @@ use serde::Serialize;
 use super::connection::{Connection, Endpoint};
 use super::message::{MessageReader, framed};
 use super::{Address, Agent, End, Ended, Inbox, Notice, NotifySpec, wire};
+use crate::privilege::{self, Role};
 
 const REQUEST: &str = "DO_CHECKPOINT";
 const DONE: &[u8] = b"COLO_CHECKPOINT";
 const HELLO: &[u8] = b"COLO_USERSPACE_PROXY_INIT";
 const HELLO_ANSWER: &str = "COLO_COMPARE_GET_XEN_INIT";
+
+/// What a message from the peer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The guests are equal.
+    CheckpointDone,
+    /// The peer is there and wants an answer.
+    Hello,
+    /// Nothing that is known.
+    Unknown,
+}
+
+impl Heard {
+    /// What `message` says.
+    #[must_use]
+    pub fn in_message(message: &[u8]) -> Self {
+        match message {
+            DONE => Self::CheckpointDone,
+            HELLO => Self::Hello,
+            _ => Self::Unknown,
+        }
+    }
+}
 
 /// While a peer leaves this much unread it is not listened to.
 const UNSENT_LIMIT: usize = 65_536;
@@ -68,7 +92,12 @@ pub fn start(
     let status = NotifyStatus { peer: spec.address.to_string(), ..NotifyStatus::default() };
     let (agent, inbox) = wire(status, socket_file, notices)?;
     let taker = Taker { peer, vnet, endpoint, inbox };
+    let role = match &spec.address {
+        Address::Unix(_) => Role::UnixPeer { connects: !spec.server },
+        Address::Tcp { .. } => Role::TcpPeer,
+    };
     std::thread::Builder::new().name("notify".into()).spawn(move || {
+        privilege::confine_or_exit(role);
         // Only ever ends because it was told to.
         let Err(Ended) = taker.run();
     })?;
@@ -142,13 +171,13 @@ impl Taker {
     }
 
     fn heed(&self, message: &[u8], connection: &mut Connection) -> Result<(), End> {
-        match message {
-            DONE => {
+        match Heard::in_message(message) {
+            Heard::CheckpointDone => {
                 self.inbox.note(|status| status.checkpoints += 1);
                 self.inbox.tell(Notice::Done)?;
             }
-            HELLO => connection.enqueue(&framed(HELLO_ANSWER)),
-            _ => {
+            Heard::Hello => connection.enqueue(&framed(HELLO_ANSWER)),
+            Heard::Unknown => {
                 let mut seen = 0;
                 self.inbox.note(|status| {
                     status.unknown += 1;

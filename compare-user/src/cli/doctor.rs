@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::kernel::device::{Offloads, Peer};
 use crate::kernel::probe::{Capability, Host, Jit, Support};
-use crate::kernel::{Attached, Claim, Device, FaultKind, KernelError};
+use crate::kernel::{Attached, Claim, Device, FaultKind, KernelError, verify};
 
 const EXAMPLE: &str = "\
 Example:
@@ -167,6 +167,7 @@ fn host(host: &Host) -> Vec<Check> {
         btf("absent").warn("CONFIG_DEBUG_INFO_BTF=y (only tools that inspect programs miss it)")
     });
     checks.push(bpffs(host));
+    checks.push(verifier(host));
     checks.push(programs());
     checks
 }
@@ -180,7 +181,7 @@ fn kernel(host: &Host) -> Check {
 }
 
 fn privileges(host: &Host) -> Check {
-    let needed = [Capability::NetAdmin, Capability::NetRaw, Capability::Bpf];
+    let needed = [Capability::NetAdmin, Capability::NetRaw, Capability::Bpf, Capability::SysAdmin];
     let missing = needed.into_iter().filter(|capability| !host.capabilities.has(*capability));
     let missing: Vec<_> = missing.map(Capability::name).collect();
     if missing.is_empty() {
@@ -188,7 +189,8 @@ fn privileges(host: &Host) -> Check {
     }
     Check::ok("host", "privileges", format!("missing: {}", missing.join(", "))).fail(
         FaultKind::Privilege,
-        "run as root, or `setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep` on colo-xdp",
+        "run as root, or on a copy that only the right users may run `setcap \
+         cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock,cap_sys_admin+ep`",
     )
 }
 
@@ -226,6 +228,24 @@ fn bpffs(host: &Host) -> Check {
         return Check { seen: "not mounted; `run` mounts it".into(), ..check };
     }
     check.warn("`mount -t bpf bpf /sys/fs/bpf` as root: failing closed needs it")
+}
+
+/// Whether this kernel takes our programs.
+fn verifier(host: &Host) -> Check {
+    let check = |seen: String| Check::ok("host", "verifier", seen);
+    let may = |capability| host.capabilities.has(capability);
+    if !may(Capability::Bpf) || !may(Capability::NetAdmin) {
+        return check("unknown: needs CAP_BPF and CAP_NET_ADMIN".into()).warn("ask again as root");
+    }
+    let verdicts = match verify(false) {
+        Ok(verdicts) => verdicts,
+        Err(error) => return check("not asked".into()).fail(error.kind(), error.to_string()),
+    };
+    let refused = verdicts.iter().find_map(|verdict| verdict.instructions.as_ref().err());
+    match refused {
+        None => check("accepts every program".into()),
+        Some(error) => check("refuses a program".into()).fail(error.kind(), error.to_string()),
+    }
 }
 
 /// All XDP programs of this network namespace.

@@ -11,12 +11,15 @@ mod replay;
 mod run;
 mod service;
 
+use std::io::{stdin, stdout};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use self::log::Log;
+use crate::checkpoint::on_divergence;
 use crate::kernel::{FaultKind, KernelError};
+use crate::privilege::{self, PrivilegeError, Role, Seccomp};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -35,6 +38,16 @@ struct Cli {
     /// What is logged to standard error: error, warn, info, debug, or per module.
     #[arg(long, global = true, env = "COLO_XDP_LOG", default_value = "warn", value_name = "LEVEL")]
     log: String,
+    /// What becomes of a system call that a part of the program has no use for: on ends the process
+    /// with a line that names it, log has the kernel log it, off installs no filter.
+    #[arg(
+        long,
+        global = true,
+        env = "COLO_XDP_SECCOMP",
+        default_value = "on",
+        value_name = "on|log|off"
+    )]
+    seccomp: Seccomp,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,6 +59,11 @@ enum Command {
     Replay(replay::Args),
     Ctl(ctl::Args),
     Doctor(doctor::Args),
+    /// The process that `run --on-divergence` starts for its command.
+    #[command(hide = true, name = on_divergence::SUBCOMMAND)]
+    OnDivergence {
+        command: String,
+    },
 }
 
 /// Why a subcommand ended without doing its work: one line and an exit code.
@@ -69,9 +87,43 @@ impl Failure {
     }
 }
 
+impl From<PrivilegeError> for Failure {
+    fn from(error: PrivilegeError) -> Self {
+        Self::runtime(error.to_string())
+    }
+}
+
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
         Self::of(error.kind(), error.to_string())
+    }
+}
+
+impl Cli {
+    fn run(&self, log: Log) -> Result<ExitCode, Failure> {
+        // `run` gives up its rights itself, after it has started what needs them.
+        if !matches!(self.command, Command::Run(_) | Command::OnDivergence { .. }) {
+            privilege::begin(self.seccomp)?;
+        }
+        match &self.command {
+            Command::Run(args) => run::run(args, self.seccomp, log),
+            Command::Relay(args) => relay::run(args, log),
+            Command::Replay(args) => {
+                privilege::confine(Role::Reader)?;
+                replay::run(args)
+            }
+            Command::Ctl(args) => {
+                privilege::confine(Role::UnixPeer { connects: true })?;
+                ctl::run(args)
+            }
+            Command::Doctor(args) => Ok(doctor::run(args)?),
+            Command::OnDivergence { command } => {
+                privilege::keep_inherited()?;
+                let served = on_divergence::serve(command, stdin().lock(), stdout().lock());
+                served.map_err(|error| Failure::runtime(format!("--on-divergence: {error}")))?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
     }
 }
 
@@ -86,14 +138,7 @@ pub fn main() -> ExitCode {
         Ok(log) => log,
         Err(failure) => return fail(&failure),
     };
-    let result = match &cli.command {
-        Command::Run(args) => run::run(args, log),
-        Command::Relay(args) => relay::run(args, log),
-        Command::Replay(args) => replay::run(args),
-        Command::Ctl(args) => ctl::run(args),
-        Command::Doctor(args) => doctor::run(args).map_err(Failure::from),
-    };
-    result.unwrap_or_else(|failure| fail(&failure))
+    cli.run(log).unwrap_or_else(|failure| fail(&failure))
 }
 
 /// Help and version as they are; a mistake as one line, like every other failure.

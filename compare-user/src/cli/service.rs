@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 use super::Failure;
 use crate::control::{Call, Server};
 use crate::observe::Event;
+use crate::privilege::{self, Role};
 
 /// Requests that may wait for their answers.
 const CALLS: usize = 16;
@@ -51,18 +52,22 @@ fn watch_signals() -> Result<Receiver<i32>, Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| Failure::runtime(format!("watching signals: {error}")))?;
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    std::thread::spawn(move || {
+    let watch = move || {
+        privilege::confine_or_exit(Role::Signals);
         for signal in signals.forever() {
             let _ = sender.try_send(signal);
         }
-    });
+    };
+    let started = std::thread::Builder::new().name("signals".into()).spawn(watch);
+    started.map_err(|error| Failure::runtime(format!("watching signals: {error}")))?;
     Ok(receiver)
 }
 
 fn listen(path: &Path) -> Result<(Server, Receiver<Call>), Failure> {
     let (sender, calls) = crossbeam_channel::bounded(CALLS);
-    let server = Server::start(path, sender)
-        .map_err(|error| Failure::runtime(format!("control socket {}: {error}", path.display())))?;
+    let server = Server::start(path, sender).map_err(|error| {
+        Failure::runtime(format!("control socket {}: {error}; choose another path", path.display()))
+    })?;
     Ok((server, calls))
 }
 

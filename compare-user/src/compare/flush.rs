@@ -130,6 +130,7 @@ impl<F> Comparator<F> {
                 if stream.known.mark {
                     stream.mark = stream.mark.later(segment.end);
                 }
+                stream.note_acknowledgement_left(&segment);
                 None
             }
             Kind::Datagrams(_) => {
@@ -160,7 +161,12 @@ impl<F> Comparator<F> {
                 stream.secondary = Segments::EMPTY;
                 stream.gated = List::EMPTY;
                 stream.next = List::EMPTY;
-                stream.island.1 = stream.island.0;
+                if stream.has_island() {
+                    // The client has it, and acknowledges it once it has what lay before.
+                    stream.mark = stream.mark.later(stream.island.1);
+                    stream.island.1 = stream.island.0;
+                }
+                stream.known.repeated = false;
                 stream.known.primary_end = false;
                 stream.known.secondary_end = false;
                 stream.known.syn_shared = stream.known.primary_syn;

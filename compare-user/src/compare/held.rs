@@ -96,6 +96,11 @@ impl Segment {
         self.start == self.end
     }
 
+    /// Whether it is an acknowledgement and nothing else.
+    pub(super) fn is_bare(&self) -> bool {
+        self.is_empty() && !self.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST)
+    }
+
     /// Whether the byte at `mark` is part of the payload.
     #[inline]
     pub(super) fn spans(&self, mark: Sequence) -> bool {
@@ -110,6 +115,9 @@ pub(super) struct Held<F> {
     pub(super) role: Role,
     /// Past the compare timeout, and reported.
     pub(super) expired: bool,
+    /// Waits at the gate for itself only: an acknowledgement, or bytes that are there or have left
+    /// already.
+    pub(super) yields: bool,
     /// In the content index.
     indexed: bool,
     pub(super) checksum: Checksum,
@@ -154,6 +162,7 @@ impl<F> Held<F> {
         frame: None,
         role: Role::Free,
         expired: false,
+        yields: false,
         indexed: false,
         checksum: Checksum::AsFound,
         flow: 0,
@@ -254,6 +263,7 @@ impl<F> Slab<F> {
         held.frame = Some(arrival.frame);
         held.role = Role::Frame(arrival.side);
         held.expired = false;
+        held.yields = false;
         held.indexed = false;
         held.checksum = arrival.checksum;
         held.flow = arrival.flow;
@@ -373,20 +383,30 @@ impl<F> Slab<F> {
         self.append(queue, record, |held| &mut held.queue);
     }
 
+    /// Puts a record into a queue of its flow, behind `before`; in front of all if that is `NIL`.
+    pub(super) fn enqueue_after(&mut self, queue: &mut List, before: u32, record: u32) {
+        let next = if before == NIL { queue.head } else { self.after(before) };
+        self.get_mut(record).queue = Links { previous: before, next };
+        *if before == NIL { &mut queue.head } else { &mut self.get_mut(before).queue.next } =
+            record;
+        *if next == NIL { &mut queue.tail } else { &mut self.get_mut(next).queue.previous } =
+            record;
+    }
+
     /// Takes a record out of a queue of its flow.
     #[inline]
     pub(super) fn dequeue(&mut self, queue: &mut List, record: u32) {
         self.unlink(queue, record, |held| &mut held.queue);
     }
 
+    /// The record before `record` in its queue.
+    pub(super) fn before(&self, record: u32) -> u32 {
+        self.get(record).queue.previous
+    }
+
     /// The record after `record` in its queue.
     pub(super) fn after(&self, record: u32) -> u32 {
         self.get(record).queue.next
-    }
-
-    /// The record ahead of `record` in its queue.
-    pub(super) fn ahead_of(&self, record: u32) -> u32 {
-        self.get(record).queue.previous
     }
 
     #[inline]

@@ -26,7 +26,7 @@ const LOOKED_AT: usize = 64;
 const LOOKED_FROM_EITHER_END: usize = 512;
 
 impl Stream {
-    fn has_island(&self) -> bool {
+    pub(super) fn has_island(&self) -> bool {
         self.island.0 != self.island.1
     }
 
@@ -91,10 +91,7 @@ impl<F> Comparator<F> {
     /// The first of the segments in order that begins at `from` or beyond, looked for from the end that is
     /// nearer.
     pub(super) fn first_from(&self, segments: &Segments, from: Sequence) -> Option<u32> {
-        let (mut front, mut back) = (segments.front(), segments.back());
-        if front == NIL {
-            return None;
-        }
+        let (mut front, mut back) = (segments.front(), segments.last()?);
         let start = |record: u32| self.slab.get(record).segment.start;
         if start(back).before(from) {
             return None;
@@ -108,7 +105,7 @@ impl<F> Comparator<F> {
                 }
                 front = self.slab.after(front);
             } else {
-                let earlier = self.slab.ahead_of(back);
+                let earlier = self.slab.before(back);
                 if earlier == NIL || start(earlier).before(from) {
                     return Some(back);
                 }

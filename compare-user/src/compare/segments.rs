@@ -48,14 +48,14 @@ impl Segments {
         }
     }
 
+    /// The last of those in order.
+    pub(super) fn last(&self) -> Option<u32> {
+        Some(self.in_order.tail).filter(|&tail| tail != NIL)
+    }
+
     /// The front of those in order; `NIL` if there are none.
     pub(super) fn front(&self) -> u32 {
         self.in_order.head
-    }
-
-    /// The back of those in order; `NIL` if there are none.
-    pub(super) fn back(&self) -> u32 {
-        self.in_order.tail
     }
 
     /// Takes out one of those in order; it stays held.

@@ -6,7 +6,7 @@
 use super::config::AckGate;
 use super::content::first_difference;
 use super::flow::{Kind, Stream};
-use super::held::{NIL, Segment};
+use super::held::{NIL, Segment, Slab};
 use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Reason, Release, Side};
@@ -134,6 +134,15 @@ impl Stream {
         !self.waits_for_syn() && (!self.primary.is_empty() || !self.gated.is_empty())
     }
 
+    /// A reset follows what is held, whatever lies between: the number of a FIN, which is no byte, or
+    /// bytes that were lost and that a guest which resets does not send again.
+    fn close_up<F>(&self, segment: Segment, slab: &Slab<F>) -> Segment {
+        let last = self.primary.last().map_or(self.mark, |last| slab.get(last).segment.end);
+        let is_apart =
+            segment.is_empty() && segment.has(TcpFields::RST) && last.before(segment.start);
+        if is_apart { segment.moved_to(last) } else { segment }
+    }
+
     /// A SYN of the primary that still waits for the secondary's.
     pub(super) fn waits_for_syn(&self) -> bool {
         self.known.primary_syn && !self.known.secondary_syn && !self.known.syn_shared
@@ -194,9 +203,12 @@ impl<F> Comparator<F> {
             stream.mark = segment.start;
             stream.origin = segment.start;
             stream.known.mark = true;
+            // What the secondary said before that finds no partner any more.
+            self.advance(flow, turn);
         } else if !segment.is_empty() && stream.begins_before_what_was_seen(&segment) {
             stream.begin_earlier(segment.start);
         }
+        let stream = self.flows.get_mut(flow).stream();
         stream.note_primary_acknowledgement(&segment);
         stream.note_timestamp(&segment);
         if segment.has(TcpFields::FIN) {
@@ -205,17 +217,21 @@ impl<F> Comparator<F> {
         }
         let enough = ack_gate == AckGate::Off || stream.acknowledges_enough(&segment);
         let ends = segment.has(TcpFields::FIN | TcpFields::RST);
-        if segment.is_empty() && !ends {
-            if !ack_gate.holds_bare() || enough && stream.gated.is_empty() {
+        if segment.is_bare() {
+            let head = stream.gated.head;
+            let overtakes = head != NIL && !self.slab.get(head).segment.is_bare();
+            if !ack_gate.holds_bare() || enough && !overtakes {
                 stream.note_acknowledgement_left(&segment);
                 return self.release_segment(flow, incoming, &segment, Release::NoPayload, turn);
             }
-            if ack_gate == AckGate::Slower {
-                self.supersede_acknowledgement(flow, turn);
+            if ack_gate == AckGate::Slower && !self.supersede_acknowledgement(flow, &segment, turn)
+            {
+                return self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
             }
-            return self.hold_at_gate(flow, incoming, segment, turn);
+            return self.hold_at_gate(flow, incoming, segment, true, turn);
         }
         let nothing_before = stream.primary.is_empty() && stream.gated.is_empty();
+        let segment = stream.close_up(segment, &self.slab);
         if segment.is_empty() && segment.has(TcpFields::RST) && nothing_before {
             // All that it follows has left, or was never seen (a refusal carries number zero).
             return self.release_segment(flow, incoming, &segment, Release::NoPayload, turn);
@@ -231,7 +247,7 @@ impl<F> Comparator<F> {
                     if segment.is_empty() { Release::NoPayload } else { Release::Retransmission };
                 return self.release_segment(flow, incoming, &segment, why, turn);
             }
-            return self.hold_at_gate(flow, incoming, segment, turn);
+            return self.hold_at_gate(flow, incoming, segment, !ends, turn);
         }
         if stream.primary.is_empty() && self.meet(flow, &incoming, &segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
@@ -239,14 +255,19 @@ impl<F> Comparator<F> {
                 stream.note_acknowledgement_left(&segment);
                 self.release_segment(flow, incoming, &segment, Release::Matched, turn);
             } else {
-                self.hold_at_gate(flow, incoming, segment, turn);
+                self.hold_at_gate(flow, incoming, segment, false, turn);
             }
         } else if ack_gate == AckGate::Slower && self.repeats_held(flow, &segment) {
             self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
             let stream = self.flows.get_mut(flow).stream();
+            // Said again, it may acknowledge more than what came between.
+            let last = stream.primary.last().map(|last| self.slab.get(last).segment.end);
+            let again = last.is_some_and(|last| segment.end.at_or_before(last));
+            self.slab.get_mut(record).yields = again && !ends;
             stream.primary.insert(&mut self.slab, record);
-            if stream.secondary.is_empty() && !stream.known.secondary_end && !follows {
+            let alone = stream.secondary.is_empty() && !stream.has_island();
+            if alone && !stream.known.secondary_end && !follows {
                 // New bytes that nothing can be said of: the ordinary way of a primary ahead.
                 return;
             }
@@ -259,9 +280,8 @@ impl<F> Comparator<F> {
     /// guests conclude that nothing was lost and send nothing again until their next timeout.
     fn repeats_held(&mut self, flow: u32, segment: &Segment) -> bool {
         let waiting = self.flows.get_mut(flow).stream().primary;
-        let back = waiting.back();
-        back != NIL
-            && segment.start.at_or_before(self.slab.get(back).segment.start)
+        let repeats = |last| segment.start.at_or_before(self.slab.get(last).segment.start);
+        waiting.last().is_some_and(repeats)
             && self
                 .first_from(&waiting, segment.start)
                 .and_then(|first| self.first_that(first, |held| held.says_all_of(segment)))
@@ -273,12 +293,31 @@ impl<F> Comparator<F> {
         flow: u32,
         incoming: Incoming<'_, F>,
         segment: Segment,
+        yields: bool,
         turn: &mut impl Turn<F>,
     ) {
         if let Some(record) = self.hold(flow, incoming, segment, turn) {
-            let stream = self.flows.get_mut(flow).stream();
-            self.slab.enqueue(&mut stream.gated, record);
+            self.slab.get_mut(record).yields = yields;
+            self.queue_at_gate(flow, record);
         }
+    }
+
+    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: in stream
+    /// order, but before what yields, of which that goes first which acknowledges least.
+    fn queue_at_gate(&mut self, flow: u32, record: u32) {
+        let gated = &mut self.flows.get_mut(flow).stream().gated;
+        let placed = self.slab.get(record);
+        let mut after = gated.tail;
+        while after != NIL {
+            let waiting = self.slab.get(after);
+            let acknowledges_more =
+                placed.segment.acknowledgement.before(waiting.segment.acknowledgement);
+            if !waiting.yields || placed.yields && !acknowledges_more {
+                break;
+            }
+            after = self.slab.before(after);
+        }
+        self.slab.enqueue_after(gated, after, record);
     }
 
     #[inline]
@@ -304,18 +343,19 @@ impl<F> Comparator<F> {
         }
         let old = stream.known.mark && segment.end.at_or_before(stream.mark);
         stream.known.repeated &= segment.is_empty() || old;
-        let is_bare = segment.is_empty() && !segment.has(TcpFields::FIN | TcpFields::RST);
-        if is_bare && self.config.ack_gate == AckGate::Slower {
+        if segment.is_bare() && self.config.ack_gate == AckGate::Slower {
             return self.slower_acknowledgement(flow, incoming, &segment, turn);
         }
         if segment.is_empty() || old {
+            // What waits for this acknowledgement goes first.
+            self.advance(flow, turn);
             if self.config.ack_gate == AckGate::Slower
                 && self.flows.get_mut(flow).stream().must_be_repeated(&segment)
             {
                 return self.release_segment(flow, incoming, &segment, Release::Slower, turn);
             }
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
-            self.discard(incoming.frame, Side::Secondary, why, turn);
+            return self.discard(incoming.frame, Side::Secondary, why, turn);
         } else if self.meet(flow, &incoming, &segment, turn) {
             self.discard(incoming.frame, Side::Secondary, Discard::Compared, turn);
         } else if let Some(record) = self.hold(flow, incoming, segment, turn) {
@@ -338,7 +378,12 @@ impl<F> Comparator<F> {
         let entry = self.flows.get_mut(flow);
         let blocked = entry.blocked;
         let stream = entry.stream();
-        if stream.is_told_by_secondary(segment) && !blocked {
+        // What of the primary's waits with payload says as much itself, unless it waits for just what the
+        // client has to be told of: that the secondary lacks something. That is so of all at the gate.
+        let goes_first = stream.primary.first(&self.slab).is_none_or(|waiting| {
+            segment.acknowledgement.before(self.slab.get(waiting).segment.acknowledgement)
+        });
+        if goes_first && stream.is_told_by_secondary(segment) && !blocked {
             stream.note_acknowledgement_left(segment);
             return self.release_segment(flow, incoming, segment, Release::Slower, turn);
         }
@@ -346,18 +391,25 @@ impl<F> Comparator<F> {
     }
 
     /// Drops a bare ACK of the primary that waits last: a later one has come, and what lies between
-    /// the two is told by the secondary when it has it.
-    fn supersede_acknowledgement(&mut self, flow: u32, turn: &mut impl Turn<F>) {
+    /// the two is told by the secondary when it has it. False if it is the one that has come that is
+    /// the earlier.
+    fn supersede_acknowledgement(
+        &mut self,
+        flow: u32,
+        segment: &Segment,
+        turn: &mut impl Turn<F>,
+    ) -> bool {
         let stream = self.flows.get_mut(flow).stream();
         let tail = stream.gated.tail;
-        if tail == NIL {
-            return;
+        if tail == NIL || !self.slab.get(tail).segment.is_bare() {
+            return true;
         }
-        let segment = self.slab.get(tail).segment;
-        if segment.is_empty() && !segment.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST) {
-            self.slab.dequeue(&mut stream.gated, tail);
-            self.discard_held(tail, Discard::Superseded, turn);
+        if segment.acknowledgement.before(self.slab.get(tail).segment.acknowledgement) {
+            return false;
         }
+        self.slab.dequeue(&mut stream.gated, tail);
+        self.discard_held(tail, Discard::Superseded, turn);
+        true
     }
 
     /// Compares an arriving segment with what the other side has waiting from the mark on. True
@@ -595,7 +647,7 @@ impl<F> Comparator<F> {
             stream.note_acknowledgement_left(&segment);
             self.release_held(record, released_as(&segment), turn);
         } else {
-            self.slab.enqueue(&mut stream.gated, record);
+            self.queue_at_gate(flow, record);
         }
     }
 

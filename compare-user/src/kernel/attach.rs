@@ -8,18 +8,20 @@
 
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink as AyaPin};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, TcAttachType, Xdp, XdpMode};
+use aya::programs::{Link as _, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 
 use super::bpffs::{self, PinnedLink};
 use super::device::Device;
 use super::error::KernelError;
+use super::netlink::qdisc;
 use super::object::{self, Instance};
 
 /// The mode that is asked for.
@@ -318,11 +320,19 @@ fn foreign_program(device: &Device) -> KernelError {
 
 /// A classifier behind a device's XDP program, on what it passes to the stack.
 ///
-/// Kept by a pin like an [`Attachment`], and adopted like one.
+/// It outlives the process, as a pinned [`Attachment`] does, and is adopted like one. Dropping it is
+/// what a crash does.
 #[derive(Debug)]
-pub(super) struct Behind {
-    _link: FdLink,
-    pin: PathBuf,
+pub(super) enum Behind {
+    /// A tcx link, kept by a pin: Linux 6.6 and later.
+    Link {
+        /// Keeps the link open.
+        _link: FdLink,
+        /// Where it is pinned.
+        pin: PathBuf,
+    },
+    /// A filter, kept by the device itself.
+    Filter(ManuallyDrop<Filter>),
 }
 
 impl Behind {
@@ -345,22 +355,116 @@ impl Behind {
             program.attach_to_link(link).map_err(|error| failed(&error))?
         } else {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-            program.attach_with_options(&device.name, TcAttachType::Ingress, order).map_err(
-                |error| KernelError::NoFeature {
-                    what: format!("tcx on {} ({error})", device.name),
-                    remedy: "copying what goes to everybody takes Linux 6.6 or later".into(),
-                },
-            )?
+            match program.attach_with_options(&device.name, TcAttachType::Ingress, order) {
+                Ok(id) => id,
+                Err(error) if is_without_tcx(&error) => {
+                    let filter = Filter::make(program, name, device)?;
+                    return Ok(Self::Filter(ManuallyDrop::new(filter)));
+                }
+                Err(error) => return Err(failed(&error)),
+            }
         };
         let link = program.take_link(id).map_err(|error| failed(&error))?;
         let link = FdLink::try_from(link).map_err(|error| failed(&error))?;
         let link = if adopted { link } else { pin(link, &path)? };
-        Ok(Self { _link: link, pin: path })
+        Ok(Self::Link { _link: link, pin: path })
     }
 
     /// Takes it off the device.
     pub(super) fn detach(self) -> Result<(), KernelError> {
-        detach_pinned(&self.pin)
+        match self {
+            Self::Link { pin, .. } => detach_pinned(&pin),
+            Self::Filter(filter) => ManuallyDrop::into_inner(filter).detach(),
+        }
+    }
+}
+
+/// What a kernel says that does not know tcx (`link_create` in kernel/bpf/syscall.c).
+fn is_without_tcx(error: &ProgramError) -> bool {
+    object::errno(error) == Some(libc::EINVAL)
+}
+
+/// A classifier as a filter of the device's `clsact` qdisc, where there is no tcx.
+#[derive(Debug)]
+pub(super) struct Filter {
+    link: Option<SchedClassifierLink>,
+    device: Device,
+    /// The qdisc was not there before.
+    made_qdisc: bool,
+}
+
+/// Priority of our filters, behind those that the kernel numbers itself (`tcf_auto_prio` in
+/// net/sched/cls_api.c), and by program the handle at that priority.
+const FILTER_PRIORITY: u16 = 0xc010;
+const FILTERS: [&str; 3] = ["flood", "relay_flood", "shut"];
+
+impl Filter {
+    /// Puts a classifier on what a device receives, in the place of what an earlier process has left
+    /// there.
+    fn make(
+        program: &mut SchedClassifier,
+        name: &'static str,
+        device: &Device,
+    ) -> Result<Self, KernelError> {
+        let refused = |error: &dyn fmt::Display| KernelError::NoFeature {
+            what: format!("a classifier on {} ({error})", device.name),
+            remedy: "it takes Linux 6.6, or the kernel modules sch_ingress and cls_bpf".into(),
+        };
+        let made_qdisc = match tc::qdisc_add_clsact(&device.name) {
+            Ok(()) => true,
+            Err(error) if object::errno(&error) == Some(libc::EEXIST) => false,
+            Err(error) => return Err(refused(&error)),
+        };
+        let handle = FILTERS.iter().position(|it| *it == name).unwrap_or(FILTERS.len());
+        let handle = TcHandle::new(0, 1 + handle as u16);
+        let ingress = TcAttachType::Ingress;
+        let options = NlOptions { priority: FILTER_PRIORITY, handle, classid: None };
+        let options = TcAttachOptions::Netlink(options);
+        let id = match program.attach_with_options(&device.name, ingress, options) {
+            Err(error) if object::errno(&error) == Some(libc::EEXIST) => {
+                let left = SchedClassifierLink::attached(
+                    &device.name,
+                    ingress,
+                    FILTER_PRIORITY,
+                    handle,
+                    None,
+                );
+                let left = left.map_err(|error| refused(&error))?;
+                program.attach_to_link(left)
+            }
+            attached => attached,
+        };
+        let link = id.and_then(|id| program.take_link(id)).map_err(|error| refused(&error))?;
+        Ok(Self { link: Some(link), device: device.clone(), made_qdisc })
+    }
+
+    fn detach(mut self) -> Result<(), KernelError> {
+        self.take_off()
+    }
+
+    /// The filter, and the qdisc if it was made for it and nobody else uses it.
+    fn take_off(&mut self) -> Result<(), KernelError> {
+        let Some(link) = self.link.take() else { return Ok(()) };
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            object::fault(&self.device.name, "detaching the classifier", error)
+        };
+        match link.detach() {
+            Ok(()) if self.made_qdisc => {
+                let removed = qdisc::remove_unused_clsact(self.device.index);
+                removed.map_err(|error| failed(&error))
+            }
+            // The device is gone, and took it along.
+            Err(error) if object::errno(&error) == Some(libc::ENODEV) => Ok(()),
+            detached => detached.map_err(|error| failed(&error)),
+        }
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_off() {
+            tracing::warn!(%error, "a classifier that was to go");
+        }
     }
 }
 
@@ -374,22 +478,24 @@ fn detach_pinned(path: &Path) -> Result<(), KernelError> {
 }
 
 /// While it stands, nothing that a device receives gets past the first step of the stack.
-struct Barrier {
-    _link: SchedClassifierLink,
+enum Barrier {
+    Link { _link: SchedClassifierLink },
+    Filter { _filter: Filter },
 }
 
 impl Barrier {
     fn raise(ebpf: &mut Ebpf, device: &Device) -> Result<Self, KernelError> {
         let program = object::classifier(ebpf, "shut")?;
-        let link = program.attach(&device.name, TcAttachType::Ingress).and_then(|id| {
-            // Taken, so that it falls with the barrier and not with the object.
-            program.take_link(id)
-        });
-        let link = link.map_err(|error| KernelError::NoFeature {
-            what: format!("tcx to close {} while its XDP mode changes ({error})", device.name),
-            remedy: "use mode=auto to keep the mode, or Linux 6.6 or later".into(),
-        })?;
-        Ok(Self { _link: link })
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let link = program.attach_with_options(&device.name, TcAttachType::Ingress, order);
+        // Taken, so that it falls with the barrier and not with the object.
+        match link.and_then(|id| program.take_link(id)) {
+            Ok(link) => Ok(Self::Link { _link: link }),
+            Err(error) if is_without_tcx(&error) => {
+                Ok(Self::Filter { _filter: Filter::make(program, "shut", device)? })
+            }
+            Err(error) => Err(object::fault(&device.name, "closing the device", &error)),
+        }
     }
 }
 

@@ -10,15 +10,21 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use super::device::Device;
 use super::error::KernelError;
+use super::probe::{Capabilities, Capability};
 
 /// Where the kernel offers the BPF file system.
 pub(super) const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// Where pins go unless told otherwise.
 pub const DEFAULT_PIN_DIRECTORY: &str = "/sys/fs/bpf/colo-xdp";
+
+/// Write permission for everybody, and the bit that keeps others from removing what is not theirs.
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
 
 /// Whether a BPF file system is mounted in its usual place.
 pub(super) fn is_mounted() -> bool {
@@ -48,14 +54,45 @@ pub(super) fn prepare(directory: &Path) -> Result<(), KernelError> {
         .create(directory)
         .map_err(|cause| pin_error("making the directory", cause))?;
     if is_bpffs(directory) {
-        return Ok(());
+        return check_owners(directory);
     }
     Err(pin_error("pinning", io::Error::other("this is not a BPF file system")))
+}
+
+/// Nobody but root and this user may have a say about a directory for pins. A bpffs that was mounted
+/// without a mode lets everybody make directories in it.
+fn check_owners(directory: &Path) -> Result<(), KernelError> {
+    let own = geteuid().as_raw();
+    for path in directory.ancestors().take_while(|path| is_bpffs(path)) {
+        let found = fs::symlink_metadata(path).map_err(|cause| KernelError::Pin {
+            path: path.into(),
+            operation: "looking at the directory",
+            cause,
+        })?;
+        let shown = path.display();
+        // As in /tmp: what is in there is safe from everybody but its owner.
+        let shared = found.mode() & STICKY != 0 && path != directory;
+        let (exposure, remedy) = if !found.is_dir() {
+            ("is no directory".to_owned(), format!("`rm {shown}`"))
+        } else if found.uid() != 0 && found.uid() != own {
+            (format!("belongs to user {}", found.uid()), format!("`chown {own} {shown}`"))
+        } else if found.mode() & OTHERS_WRITE != 0 && !shared {
+            ("may be changed by everybody".to_owned(), format!("`chmod o-w {shown}`"))
+        } else {
+            continue;
+        };
+        return Err(KernelError::Exposed { path: path.into(), exposure, remedy });
+    }
+    Ok(())
 }
 
 /// Mounts under a lock: two processes that find the directory empty would mount one over the
 /// other, and the lower one's pins would be out of reach.
 fn mount_once() -> io::Result<()> {
+    if !Capabilities::of_this_process().has(Capability::SysAdmin) {
+        // Not asked for: once the process is confined, the question would be the end of it.
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
     let directory = fs::File::open(MOUNT_POINT)?;
     let _lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
     if is_mounted() {

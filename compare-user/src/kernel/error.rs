@@ -56,7 +56,7 @@ pub enum KernelError {
     #[error("the kernel rejects program {program}: {detail}: colo-xdp needs Linux 5.18 or later")]
     Rejected {
         /// The program's name.
-        program: &'static str,
+        program: String,
         /// First line of what the kernel said; the whole log goes to the debug log.
         detail: String,
     },
@@ -102,7 +102,7 @@ pub enum KernelError {
     },
     /// The file that keeps the program attached cannot be made, read or removed.
     #[error(
-        "{}: {operation} failed: {cause}: fail-closed needs a bpffs there (`mount -t bpf bpf /sys/fs/bpf`)",
+        "{}: {operation} failed: {cause}: fail-closed needs a bpffs there (`mount -t bpf bpf /sys/fs/bpf`) and a directory in it that is this user's",
         path.display()
     )]
     Pin {
@@ -112,6 +112,16 @@ pub enum KernelError {
         operation: &'static str,
         /// What the kernel said.
         cause: io::Error,
+    },
+    /// Others could remove what is pinned, and so detach the programs, or put something in its place.
+    #[error("{} {exposure}: whoever may change it could detach the programs: {remedy}", path.display())]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        exposure: String,
+        /// What to do.
+        remedy: String,
     },
     /// More bypass rules than the map holds.
     #[error("{given} bypass rules, at most {limit} fit: merge some with prefixes")]
@@ -147,9 +157,10 @@ impl KernelError {
             Self::Pin { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
                 FaultKind::Privilege
             }
-            Self::Pin { .. } | Self::TooManyRules { .. } | Self::Failed { .. } => {
-                FaultKind::Runtime
-            }
+            Self::Pin { .. }
+            | Self::Exposed { .. }
+            | Self::TooManyRules { .. }
+            | Self::Failed { .. } => FaultKind::Runtime,
         }
     }
 

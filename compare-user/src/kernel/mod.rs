@@ -32,6 +32,7 @@ pub use device::{Claim, Device, LinkState};
 pub use error::{FaultKind, KernelError};
 pub use mac::{parse_mac, spelled};
 pub use mirror::{Copies, Learner, Mirror, MirrorOptions};
+pub use object::{Verdict, verify};
 pub use passing::Passing;
 pub use relay::{ConnectionCounts, DeviceChange, NamedTallies, Relay, RelayOptions};
 pub use rule::{BypassRule, RuleError};

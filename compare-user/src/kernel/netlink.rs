@@ -1,8 +1,10 @@
-//! Questions to rtnetlink: the link of a name or an index here, routes and neighbours in [`route`].
+//! Questions to rtnetlink: the link of a name or an index here, routes and neighbours in [`route`],
+//! the qdisc for classifiers in [`qdisc`].
 //!
 //! sysfs would answer most of it, but only for the network namespace it was mounted in, which
 //! after setns(2) is not the thread's own.
 
+pub(in crate::kernel) mod qdisc;
 pub(in crate::kernel) mod route;
 
 use std::io;

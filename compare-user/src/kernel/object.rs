@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::xdp::DevMap;
 use aya::maps::{Array, Map, PerCpuArray};
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
-use compare_ebpf::Tally;
+use compare_ebpf::{GUEST_SLOTS, Tally};
 
 use super::error::KernelError;
 use super::probe::Capabilities;
@@ -187,7 +187,7 @@ pub(super) fn classifier<'a>(
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     let program = ebpf.program_mut(name);
     let program =
@@ -195,7 +195,66 @@ where
     program?.try_into().map_err(|error| KernelError::failed(name, "finding it", error))
 }
 
-fn load_once(result: Result<(), ProgramError>, name: &'static str) -> Result<(), KernelError> {
+/// What the verifier said of one program.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The program's name.
+    pub program: String,
+    /// The constants that it was loaded with.
+    pub constants: &'static str,
+    /// Instructions that the verifier has followed, each as often as it did; zero before Linux 5.16.
+    /// The kernel gives up at a million.
+    pub instructions: Result<u32, KernelError>,
+}
+
+/// Shows every program to this kernel's verifier, with all constants on; if `each`, also as `run` and
+/// `relay` load it: the verifier leaves out what a constant turns off. Nothing is attached, and
+/// nothing stays.
+///
+/// # Errors
+/// When the maps cannot be made; what is said of a program is in its [`Verdict`].
+pub fn verify(each: bool) -> Result<Vec<Verdict>, KernelError> {
+    let none = Constants::default();
+    let all = Constants {
+        empty_slot_passes: true,
+        secondary: true,
+        tunnelled: true,
+        learns: true,
+        slot: GUEST_SLOTS - 1,
+        debug: true,
+    };
+    let variants = [
+        ("all", all),
+        ("none", none),
+        ("learns", Constants { learns: true, ..none }),
+        ("secondary, tunnelled", Constants { secondary: true, tunnelled: true, ..none }),
+        ("debug", Constants { debug: true, ..none }),
+    ];
+    let count = if each { variants.len() } else { 1 };
+    let mut verdicts = Vec::new();
+    for (name, constants) in variants.into_iter().take(count) {
+        let mut ebpf = Instance::of(constants).load()?;
+        verdicts.extend(ebpf.programs_mut().map(|(program, loaded)| Verdict {
+            program: program.to_owned(),
+            constants: name,
+            instructions: verify_one(program, loaded),
+        }));
+    }
+    Ok(verdicts)
+}
+
+fn verify_one(name: &str, program: &mut Program) -> Result<u32, KernelError> {
+    let result = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => return Err(KernelError::failed(name, "loading the program", "of another kind")),
+    };
+    load_once(result, name)?;
+    let info = program.info().map_err(|error| fault(name, "asking for the program", &error))?;
+    Ok(info.verified_instruction_count().unwrap_or(0))
+}
+
+fn load_once(result: Result<(), ProgramError>, name: &str) -> Result<(), KernelError> {
     match result {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
         Err(error) if errno(&error) == Some(libc::EPERM) => {
@@ -208,7 +267,8 @@ fn load_once(result: Result<(), ProgramError>, name: &'static str) -> Result<(),
             const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
             let is_statistics = |line: &str| STATISTICS.iter().any(|name| line.starts_with(name));
             let reason = log.lines().rfind(|line| !is_statistics(line)).unwrap_or_default();
-            Err(KernelError::Rejected { program: name, detail: format!("{io_error}: {reason}") })
+            let detail = format!("{io_error}: {reason}");
+            Err(KernelError::Rejected { program: name.into(), detail })
         }
         Err(error) => Err(fault(name, "loading the program", &error)),
     }

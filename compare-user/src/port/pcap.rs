@@ -3,8 +3,9 @@
 //! Only Ethernet captures can be compared. The reader needs nothing but a stream, so a capture
 //! may also come from a named pipe.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -132,7 +133,11 @@ impl Capture {
         Self::read(path, Box::new(file))
     }
 
-    fn read(path: &Path, mut stream: Box<dyn Read>) -> Result<Self, CaptureError> {
+    /// Reads a capture from anything that yields its bytes; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Capture::open`], but for opening.
+    pub fn read(path: &Path, mut stream: Box<dyn Read>) -> Result<Self, CaptureError> {
         let not_a_capture = |cause: PcapError| CaptureError::NotACapture {
             path: path.to_owned(),
             reason: match cause {
@@ -295,10 +300,10 @@ fn check_ethernet(path: &Path, link_type: DataLink) -> Result<(), CaptureError> 
 }
 
 /// Writes `frames` to a new pcap file with nanosecond timestamps, in the byte order of this
-/// machine.
+/// machine. Only its owner may read it.
 ///
 /// # Errors
-/// When the file cannot be created or written, a frame is longer than 65,535 bytes, or a
+/// When there is something of that name, the file cannot be created or written, a frame is longer than 65,535 bytes, or a
 /// timestamp is beyond the year 2106.
 pub fn write_capture<'a>(
     path: &Path,
@@ -311,8 +316,10 @@ pub fn write_capture<'a>(
         };
         CaptureError::Io { path: path.to_owned(), packet, cause }
     };
-    let file =
-        File::create(path).map_err(|cause| CaptureError::Open { path: path.to_owned(), cause })?;
+    // What a guest has sent is nobody else's business; and a name that somebody has put there
+    // before, as a file or as a link to one, is not written to.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(|cause| CaptureError::Open { path: path.to_owned(), cause })?;
     let header = PcapHeader {
         ts_resolution: TsResolution::NanoSecond,
         endianness: pcap_file::Endianness::native(),

@@ -210,9 +210,9 @@ fn no_acknowledgement_leaves_that_one_of_the_two_has_not_given() {
     rig.secondary(segment(5).ack(930));
     assert_eq!(rig.reasons()[2..], [Release::Slower], "the answer waits for what lies between");
     rig.secondary(segment(5).ack(950));
-    assert_eq!(rig.reasons()[3..], [Release::Slower]);
+    assert_eq!(rig.released().len(), 3, "what waits says it too");
     rig.secondary(data(5, b"more").ack(950));
-    assert_eq!(rig.reasons()[4..], [Release::Matched]);
+    assert_eq!(rig.reasons()[3..], [Release::Matched]);
 }
 
 #[test]

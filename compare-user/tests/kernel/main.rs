@@ -8,6 +8,8 @@ mod attaching;
 mod link_state;
 mod mirroring;
 mod network;
+mod pins;
+mod programs;
 mod relay_command;
 mod relaying;
 mod rules;

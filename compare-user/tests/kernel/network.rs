@@ -148,6 +148,13 @@ impl Wire {
         assert_eq!(self.0.write(frame).unwrap(), frame.len());
     }
 
+    /// The frame that has arrived, or arrives within a tenth of a second.
+    pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
+        let mut buffer = [0; 65_536];
+        let length = self.0.read(&mut buffer).ok()?;
+        Some(buffer[..length].to_vec())
+    }
+
     /// The frames that have arrived and arrive within a tenth of a second of each other.
     pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();

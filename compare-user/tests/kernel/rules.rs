@@ -1,21 +1,15 @@
 //! Bypass rules against crafted frames, one by one through `BPF_PROG_TEST_RUN`.
-#![allow(unsafe_code, reason = "libbpf-rs runs only programs that it has loaded itself")]
-
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use compare_user::kernel::{AttachOptions, Mode, Outcome, Steer};
 use etherparse::{IpNumber, PacketBuilder};
-use libbpf_rs::libbpf_sys;
 
 use crate::network::{device, ethernet, in_namespace, options, udp, veth};
-
-const XDP_DROP: u32 = 1;
-const XDP_REDIRECT: u32 = 4;
+use crate::programs::run::{Program, XDP_DROP, XDP_REDIRECT};
 
 /// The program on a quiet device: bypassed frames are redirected, all others dropped.
 struct Judge {
     steer: Steer,
-    program: OwnedFd,
+    program: Program,
 }
 
 impl Judge {
@@ -24,13 +18,7 @@ impl Judge {
         let output = Some(device("inside").index);
         let steer =
             Steer::attach(&AttachOptions { output, ..options("guest", Mode::Native) }).unwrap();
-        let id = device("guest").attached().unwrap().unwrap().program_id;
-        // SAFETY: takes no pointers; the descriptor is new.
-        let program = unsafe {
-            let fd = libbpf_sys::bpf_prog_get_fd_by_id(id);
-            assert!(fd >= 0, "no program {id}");
-            OwnedFd::from_raw_fd(fd)
-        };
+        let program = Program::on(&device("guest"));
         Self { steer, program }
     }
 
@@ -39,23 +27,8 @@ impl Judge {
         self.steer.set_bypass(&rules).unwrap();
     }
 
-    fn run(&self, frame: &[u8], repeat: i32) -> libbpf_sys::bpf_test_run_opts {
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
-            data_in: frame.as_ptr().cast(),
-            data_size_in: frame.len() as u32,
-            repeat,
-            ..Default::default()
-        };
-        // SAFETY: the frame and the options live through the call, with their true lengths.
-        let result =
-            unsafe { libbpf_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &mut options) };
-        assert_eq!(result, 0, "test run");
-        options
-    }
-
     fn bypasses(&self, frame: &[u8]) -> bool {
-        match self.run(frame, 1).retval {
+        match self.program.run(frame).action {
             XDP_DROP => false,
             XDP_REDIRECT => true,
             other => panic!("action {other}"),
@@ -296,7 +269,7 @@ fn the_last_of_sixty_four_rules_counts_and_one_more_is_refused() {
 fn without_rules_frames_are_not_read() {
     in_namespace(|| {
         let judge = Judge::new();
-        judge.run(&ipv4()[..14], 1);
+        judge.program.run(&ipv4()[..14]);
         assert_eq!(judge.steer.outcomes().unwrap()[Outcome::Unparsed].packets, 0);
         assert_eq!(judge.steer.outcomes().unwrap()[Outcome::NoSocketDropped].packets, 1);
     });
@@ -311,10 +284,10 @@ fn the_cost_of_rules_falls_on_those_who_have_them() {
         let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
         let mut cost = |count: usize| {
             judge.rules(&rules[..count]);
-            let ran = judge.run(&ipv4(), 100_000);
-            assert_eq!(ran.retval, XDP_DROP);
-            println!("{count} rules: {} ns per frame", ran.duration);
-            ran.duration
+            let (action, nanoseconds) = judge.program.cost(&ipv4(), 100_000);
+            assert_eq!(action, XDP_DROP);
+            println!("{count} rules: {nanoseconds} ns per frame");
+            nanoseconds
         };
         let (none, one, all) = (cost(0), cost(1), cost(64));
         assert!(none < one && one < all, "{none} {one} {all}");

@@ -10,7 +10,7 @@ mod needs;
 use std::{
     fmt,
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -155,6 +155,25 @@ pub(crate) fn run() -> Result<(), SetupError> {
     Ok(())
 }
 
+/// Where what is fetched or built for every checkout is kept.
+pub(crate) fn cache() -> PathBuf {
+    Machine::here().tools
+}
+
+/// An executable of that name.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    Machine::here().program(name)
+}
+
+/// Fetches apt's package lists, as root.
+pub(crate) fn update_package_lists() {
+    let machine = Machine::here();
+    if let Some(apt) = machine.program("apt-get").filter(|_| machine.is_root) {
+        let _lock = one_at_a_time();
+        apt_update(&apt);
+    }
+}
+
 fn install(machine: &Machine, purpose: Purpose) -> Result<Toolchain, SetupError> {
     let apt = machine.program("apt-get").filter(|_| machine.is_root);
     // Two apt runs at once fail, or remove each other's downloads where a clean-up hook is
@@ -212,7 +231,7 @@ fn report(survey: &Survey) {
     }
 }
 
-fn log(name: &str) -> std::path::PathBuf {
+fn log(name: &str) -> PathBuf {
     workspace::target_dir().join("setup").join(format!("{name}.log"))
 }
 

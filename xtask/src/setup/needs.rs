@@ -75,10 +75,13 @@ pub(crate) const NEEDS: &[Need] = &[
 /// What only tests and benchmarks take.
 ///
 /// QEMU is large, and nobody who builds or runs colo-xdp needs it: the interop tests drive its
-/// colo-compare and its filters, without a guest.
+/// colo-compare and its filters, without a guest, and `cargo xtask vm` another kernel.
 pub(crate) const TEST_NEEDS: &[Need] = &[
     need(Probe::Program("qemu-system-x86_64"), "qemu-system-x86", "the comparator to compare with"),
+    need(Probe::Program("busybox"), "busybox-static", "the system of the virtual machine"),
+    need(Probe::Program("cpio"), "cpio", "packs the file system of the virtual machine"),
     need(Probe::Program("setpriv"), "util-linux", "ends QEMU with the test that started it"),
+    need(Probe::Program("setcap"), "libcap2-bin", "tests run as an ordinary user with it"),
 ];
 
 impl Need {

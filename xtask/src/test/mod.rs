@@ -6,13 +6,13 @@ use std::{env, fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use tally::Tally;
+pub(crate) use tally::Tally;
 
 use crate::{
     build_ebpf::{self, Flavour},
     command, release,
     setup::{self, SetupError},
-    soak, workspace,
+    soak, vm, workspace,
 };
 
 const HELP: &str = "\
@@ -67,10 +67,10 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     let strict = env::var_os("CI").is_some_and(|value| value == "true" || value == "1");
-    let toolchain = match setup::ensure_for_tests() {
+    let (toolchain, complete) = match setup::ensure_for_tests() {
         // What only some tests need is no reason to run none: they say that they are skipped.
-        Err(SetupError::NotInstallable { .. }) if !strict => setup::ensure()?,
-        outcome => outcome?,
+        Err(SetupError::NotInstallable { .. }) if !strict => (setup::ensure()?, false),
+        outcome => (outcome?, true),
     };
     let mut steps = Steps::default();
 
@@ -104,6 +104,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.netns() && object {
         netns(&mut steps, &options.filters);
+        if options.filters.is_empty() {
+            steps.step("XDP programs on Debian's kernel, in a virtual machine", |tally| {
+                let options = vm::Options::default();
+                match vm::kernel(&options) {
+                    Ok(kernel) if complete => vm::run_tests(&kernel, &options, tally),
+                    Err(error) if strict => Err(error),
+                    lacking => {
+                        let why = lacking
+                            .err()
+                            .map_or("QEMU, busybox or cpio".into(), |error| format!("{error:#}"));
+                        tally.leave_out(format!("the virtual machine: this machine lacks {why}"));
+                        Ok(())
+                    }
+                }
+            });
+        }
     }
     if !options.filters.is_empty() && steps.failed.is_empty() && steps.tally.ran() == 0 {
         bail!("no test has a name that contains {}", options.filters.join(" or "));

@@ -16,6 +16,7 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     ignored: u64,
     skips: Vec<String>,
+    left_out: Vec<String>,
     section: Section,
 }
 
@@ -68,19 +69,24 @@ impl Tally {
         }
     }
 
+    /// Takes note of tests that nobody has started, and why.
+    pub(crate) fn leave_out(&mut self, what: String) {
+        self.left_out.push(what);
+    }
+
     /// Tests that a runner started, whatever came of them.
     pub(crate) fn ran(&self) -> u64 {
         self.passed + self.failed
     }
 
     /// Which tests could not run, and what they said.
-    pub(crate) fn skips(&self) -> &[String] {
-        &self.skips
+    pub(crate) fn skips(&self) -> impl Iterator<Item = &String> {
+        self.skips.iter().chain(&self.left_out)
     }
 
-    /// Tests that did not run: ignored by the runner, or given up by themselves.
+    /// Tests that did not run: ignored by the runner, given up by themselves, or never started.
     pub(crate) fn skipped(&self) -> u64 {
-        self.ignored + self.given_up()
+        self.ignored + self.given_up() + self.left_out.len() as u64
     }
 
     fn given_up(&self) -> u64 {
@@ -150,7 +156,19 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let mut tally = Tally::default();
         feed(&mut tally, WITH_SKIPS);
         assert_eq!(tally.to_string(), "1 passed, 0 failed, 2 skipped");
-        assert_eq!(tally.skips(), ["tap: SKIPPED tap: needs root", "veth: SKIPPED: not root"]);
+        assert_eq!(
+            tally.skips().collect::<Vec<_>>(),
+            ["tap: SKIPPED tap: needs root", "veth: SKIPPED: not root"]
+        );
+    }
+
+    #[test]
+    fn what_nobody_started_is_skipped_and_takes_nothing_from_those_that_passed() {
+        let mut tally = Tally::default();
+        feed(&mut tally, "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured");
+        tally.leave_out("the virtual machine: no kernel".into());
+        assert_eq!(tally.to_string(), "3 passed, 0 failed, 1 skipped");
+        assert_eq!(tally.skips().collect::<Vec<_>>(), ["the virtual machine: no kernel"]);
     }
 
     #[test]

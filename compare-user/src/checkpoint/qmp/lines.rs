@@ -1,11 +1,11 @@
 //! Lines out of a byte stream, with a bound on what is stored.
 
 /// Longest line. QEMU's answers to what is asked here have a few kilobytes.
-pub(super) const LONGEST: usize = 1 << 20;
+pub const LONGEST: usize = 1 << 20;
 
 /// Collects the lines of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub struct Lines {
     buffer: Vec<u8>,
     /// Up to here no line ends.
     searched: usize,
@@ -15,7 +15,7 @@ pub(super) struct Lines {
 
 /// What a line was.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub enum Line {
     /// Its bytes, without the end.
     Whole(Vec<u8>),
     /// It was longer than [`LONGEST`]. Its bytes are gone; what follows it is read.
@@ -24,12 +24,12 @@ pub(super) enum Line {
 
 impl Lines {
     /// Takes what has arrived.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next line; `None` when more must arrive.
-    pub(super) fn next(&mut self) -> Option<Line> {
+    pub fn next(&mut self) -> Option<Line> {
         loop {
             let end = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n');
             let Some(end) = end.map(|end| self.searched + end) else {

@@ -5,8 +5,8 @@
 //! file the connection. A relay listens
 //! to the secondary instead, whose `RESUME` says that both guests use the same sequence numbers.
 
-mod lines;
-mod session;
+pub mod lines;
+pub mod session;
 
 use std::io;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use crossbeam_channel::Sender;
 
 use super::connection::{Connection, Endpoint};
 use super::{Address, Agent, End, Ended, Inbox, Notice, QmpSpec, wire};
+use crate::privilege::{self, Role};
 use lines::{Line, Lines};
 use session::{Effect, Session};
 
@@ -39,6 +40,7 @@ pub fn start(
         inbox,
     };
     std::thread::Builder::new().name("qmp".into()).spawn(move || {
+        privilege::confine_or_exit(Role::UnixPeer { connects: true });
         // Only ever ends because it was told to.
         let Err(Ended) = taker.run();
     })?;

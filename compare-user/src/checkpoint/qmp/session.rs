@@ -88,7 +88,7 @@ impl QemuRole {
 
 /// What a session wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Effect {
+pub enum Effect {
     /// This line goes to QEMU.
     Send(String),
     /// Negotiation is complete.
@@ -146,7 +146,7 @@ struct Question {
 
 /// One client's view of QEMU.
 #[derive(Debug)]
-pub(super) struct Session {
+pub struct Session {
     role: QemuRole,
     stage: Stage,
     next_id: u64,
@@ -161,12 +161,12 @@ pub(super) struct Session {
     knows_colo_status: bool,
     effects: Vec<Effect>,
     /// For `ctl status`.
-    pub(super) status: QmpStatus,
+    pub status: QmpStatus,
 }
 
 impl Session {
     /// A session with QEMU at `peer`, before the first connection.
-    pub(super) fn new(peer: String, role: QemuRole, now: Instant) -> Self {
+    pub fn new(peer: String, role: QemuRole, now: Instant) -> Self {
         Self {
             role,
             stage: Stage::Greeting(now),
@@ -183,7 +183,7 @@ impl Session {
     }
 
     /// A connection was made: its greeting is next. A checkpoint that is wanted stays wanted.
-    pub(super) fn connected(&mut self, now: Instant) {
+    pub fn connected(&mut self, now: Instant) {
         let mut fresh = Self::new(String::new(), self.role, now);
         std::mem::swap(&mut fresh.status, &mut self.status);
         // An answer to an earlier connection's question cannot be mistaken for one to this one's.
@@ -194,7 +194,7 @@ impl Session {
     }
 
     /// The connection is gone.
-    pub(super) fn disconnected(&mut self, cause: &str) {
+    pub fn disconnected(&mut self, cause: &str) {
         if self.stage == Stage::Ready {
             self.status.lost += 1;
         }
@@ -211,12 +211,12 @@ impl Session {
     }
 
     /// What is to be done, since the last call.
-    pub(super) fn effects(&mut self) -> Vec<Effect> {
+    pub fn effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
     /// When [`Session::tick`] has something to do.
-    pub(super) fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Instant {
         match self.stage {
             Stage::Greeting(since) => since + PATIENCE,
             Stage::Negotiating | Stage::Ready => self.next_look,
@@ -227,7 +227,7 @@ impl Session {
     ///
     /// # Errors
     /// When QEMU has not answered in time.
-    pub(super) fn tick(&mut self, now: Instant) -> Result<(), String> {
+    pub fn tick(&mut self, now: Instant) -> Result<(), String> {
         if let Stage::Greeting(since) = self.stage
             && now.duration_since(since) >= PATIENCE
         {
@@ -258,7 +258,7 @@ impl Session {
     }
 
     /// A checkpoint is wanted. A secondary cannot be asked for one.
-    pub(super) fn request(&mut self, now: Instant) {
+    pub fn request(&mut self, now: Instant) {
         if self.role == QemuRole::Secondary {
             return;
         }
@@ -296,7 +296,7 @@ impl Session {
     }
 
     /// A line from QEMU.
-    pub(super) fn line(&mut self, line: &[u8], now: Instant) {
+    pub fn line(&mut self, line: &[u8], now: Instant) {
         let message: Value = match serde_json::from_slice(line) {
             Ok(message @ Value::Object(_)) => message,
             Ok(_) => return self.complain("not an object", line),
@@ -323,7 +323,7 @@ impl Session {
     }
 
     /// A line that was too long to be read.
-    pub(super) fn unreadable_line(&mut self) {
+    pub fn unreadable_line(&mut self) {
         self.complain("a line without end", b"");
     }
 

@@ -17,6 +17,7 @@ use crate::compare::Side;
 use crate::control::Request;
 use crate::kernel::{Announcer, DeviceChange, Relay, spelled};
 use crate::observe::{Counted, Event, RelayMode, RelayStatus};
+use crate::privilege::{self, Role};
 
 /// How often devices, the tunnel's next hop and idle connections are looked after.
 const MAINTENANCE: Duration = Duration::from_millis(100);
@@ -39,6 +40,7 @@ pub(super) fn supervise(args: &Args, relay: Relay, log: Log) -> Result<ExitCode,
     let qmp = listen_to_qemu(args, &sender)?;
     let announcer = args.nic.as_deref().map(Announcer::open).transpose()?;
     let mut supervisor = Supervisor { args, relay, announcer, qmp, _notices: sender, log };
+    privilege::confine(Role::Supervisor { devices: true })?;
     let devices = supervisor.relay.obtained();
     tell(args.json, &Event::RelayReady { devices, control: service.control() });
     if supervisor.relay.failed_over() {

@@ -18,6 +18,7 @@ use crate::lane::{Command, Lane, LaneOptions, Presence, Wiring};
 use crate::observe::{Event, LaneStatus};
 use crate::port::Port;
 use crate::port::spec::{PortSpec, XdpSpec};
+use crate::privilege;
 
 /// Events that may wait for the supervisor; each is a divergence or a change of state.
 const EVENTS: usize = 4096;
@@ -181,7 +182,7 @@ where
     };
     let options = lane_options(args, lengths);
     let config = comparator_config(args);
-    let core = args.core;
+    let (core, role) = (args.core, args.lane_role());
     let thread = std::thread::Builder::new()
         .name("lane".into())
         .spawn(move || {
@@ -190,6 +191,7 @@ where
             {
                 tracing::warn!(core = id, "the lane could not be pinned");
             }
+            privilege::confine_or_exit(role);
             let Ports { store, inputs, output, .. } = ports;
             Lane::new(store, inputs, output, Comparator::new(config), options, wiring).run()
         })

@@ -16,13 +16,14 @@ use clap::ValueEnum;
 use super::log::Log;
 use super::loss::OnLoss;
 use super::{Failure, duration};
-use crate::checkpoint::{NotifySpec, QmpSpec};
+use crate::checkpoint::{CommandProcess, NotifySpec, QmpSpec};
 use crate::compare::AckGate;
 use crate::kernel::{
     BypassRule, DEFAULT_PIN_DIRECTORY, EmptySlot, MirrorOptions, Mode, TunnelSpec, parse_mac,
 };
 use crate::lane::Polling;
-use crate::port::spec::PortSpec;
+use crate::port::spec::{Address, PortSpec};
+use crate::privilege::{self, Role, Seccomp};
 
 /// Compare two guests' egress and release what matches.
 #[derive(Debug, clap::Args)]
@@ -185,7 +186,7 @@ fn place_of(port: &PortSpec) -> String {
 impl Args {
     /// Both sides' copies of a flow must take the same way, and the way leads to a device.
     fn can_bypass(&self) -> bool {
-        [&self.primary, &self.secondary, &self.out].iter().all(|port| port.xdp().is_some())
+        self.ports().iter().all(|port| port.xdp().is_some())
     }
 
     /// The mirror that was asked for; `check` has found the devices that it takes.
@@ -228,6 +229,22 @@ impl Args {
             return Err(Failure::usage("--vxlan: --secondary must be xdp:DEVICE"));
         }
         Ok(())
+    }
+
+    fn ports(&self) -> [&PortSpec; 3] {
+        [&self.primary, &self.secondary, &self.out]
+    }
+
+    /// What the lane's thread does.
+    fn lane_role(&self) -> Role {
+        let connects = |port: &PortSpec| {
+            port.chardev().is_some_and(|it| !it.server && matches!(it.address, Address::Unix(_)))
+        };
+        Role::Lane { devices: self.has_devices(), connects: self.ports().into_iter().any(connects) }
+    }
+
+    fn has_devices(&self) -> bool {
+        self.ports().into_iter().any(|port| port.xdp().is_some())
     }
 
     fn polling(&self) -> Polling {
@@ -290,8 +307,12 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: &Args, log: Log) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, seccomp: Seccomp, log: Log) -> Result<ExitCode, Failure> {
     args.check()?;
+    let start = |command| CommandProcess::start(command, args.control.as_deref());
+    let command = args.on_divergence.as_deref().map(start).transpose();
+    let command = command.map_err(|error| Failure::runtime(format!("--on-divergence: {error}")))?;
+    privilege::begin(seccomp)?;
     let assembled = assembly::assemble(args)?;
-    supervisor::supervise(args, assembled, log)
+    supervisor::supervise(args, assembled, command, log)
 }

@@ -11,7 +11,7 @@ use super::link::{LinkChange, LinkWatch};
 use super::steering::Steering;
 use super::takers::Takers;
 use super::{Args, NO_BYPASS};
-use crate::checkpoint::Notice;
+use crate::checkpoint::{CommandProcess, Notice};
 use crate::cli::Failure;
 use crate::cli::log::Log;
 use crate::cli::loss::OnLoss;
@@ -22,6 +22,7 @@ use crate::frame::FlowKey;
 use crate::kernel::{BypassRule, Standalone};
 use crate::lane::{Command, Flushed};
 use crate::observe::Event;
+use crate::privilege::{self, Role};
 
 /// How often devices are looked at, and looked for when they are lost. A lost link is reported at
 /// most this late.
@@ -46,10 +47,15 @@ struct Supervisor<'a> {
 }
 
 /// Runs until a signal asks for the end, then flushes, detaches and sums up.
-pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<ExitCode, Failure> {
+pub(super) fn supervise(
+    args: &Args,
+    assembled: Assembled,
+    command: Option<CommandProcess>,
+    log: Log,
+) -> Result<ExitCode, Failure> {
     let Assembled { steering, lane, events, obtained } = assembled;
     let service = Service::start(args.control.as_deref())?;
-    let (takers, notices) = Takers::start(args)?;
+    let (takers, notices) = Takers::start(args, command)?;
     let rules = args.bypass.clone();
     let link = LinkWatch::new(&args.secondary);
     let next_look = Instant::now();
@@ -68,6 +74,7 @@ pub(super) fn supervise(args: &Args, assembled: Assembled, log: Log) -> Result<E
     if args.standalone {
         supervisor.failover(Side::Primary).map_err(Failure::runtime)?;
     }
+    privilege::confine(Role::Supervisor { devices: args.has_devices() })?;
     tell(args.json, &Event::Ready { ports: obtained, control: service.control() });
     let ended = supervisor.watch(&events, &service, &notices);
     drop(service);

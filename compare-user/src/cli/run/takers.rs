@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::Args;
 use crate::checkpoint::notify::{self, NotifyStatus};
 use crate::checkpoint::qmp::{self, QemuRole, QmpStatus};
-use crate::checkpoint::{Agent, NOTICES, Notice, OnDivergence};
+use crate::checkpoint::{Agent, CommandProcess, NOTICES, Notice, OnDivergence};
 use crate::cli::Failure;
 use crate::observe::DivergenceReport;
 
@@ -21,7 +21,10 @@ pub(super) struct Takers {
 
 impl Takers {
     /// Starts them. What they report comes out of the receiver.
-    pub(super) fn start(args: &Args) -> Result<(Self, Receiver<Notice>), Failure> {
+    pub(super) fn start(
+        args: &Args,
+        command: Option<CommandProcess>,
+    ) -> Result<(Self, Receiver<Notice>), Failure> {
         let (notices, heard) = crossbeam_channel::bounded(NOTICES);
         let notify = match &args.notify {
             Some(spec) => {
@@ -38,13 +41,10 @@ impl Takers {
             ),
             None => None,
         };
-        let command = match &args.on_divergence {
-            Some(command) => Some(
-                OnDivergence::start(command, args.control.as_deref())
-                    .map_err(|error| Failure::runtime(format!("--on-divergence: {error}")))?,
-            ),
-            None => None,
-        };
+        let command = command
+            .map(OnDivergence::start)
+            .transpose()
+            .map_err(|error| Failure::runtime(format!("--on-divergence: {error}")))?;
         Ok((Self { notify, qmp, command, _notices: notices }, heard))
     }
 

@@ -3,10 +3,9 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 
+use crate::listening::{self, addresses};
 use crate::port::spec::{Address, ChardevSpec};
 
 /// Pause after the first failed attempt to connect; doubled after each further one.
@@ -65,7 +65,7 @@ impl LinkError {
 
 fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
-        io::ErrorKind::AddrInUse => "another process listens there: choose another address",
+        io::ErrorKind::AddrInUse => "choose another address",
         io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
         io::ErrorKind::NotFound => "the directory does not exist: make it first",
         io::ErrorKind::PermissionDenied => "choose a place that this user may use, or run as root",
@@ -167,8 +167,8 @@ impl Link {
                 Endpoint::Client { remotes: vec![Remote::Unix(remote)], turn: 0 }
             }
             (Address::Tcp { host, port }, true) => {
-                let local = addresses(host, *port).map_err(resolve)?;
-                let listener = TcpListener::bind(&local[..]).map_err(listen)?;
+                addresses(host, *port).map_err(resolve)?;
+                let listener = listening::tcp(host, *port).map_err(listen)?;
                 listener.set_nonblocking(true).map_err(listen)?;
                 Endpoint::TcpServer { listener }
             }
@@ -357,31 +357,10 @@ impl Drop for Link {
     }
 }
 
-/// Listens on `path`; a socket file that nobody listens on any more is replaced.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixStream::connect(path) {
-        Ok(_) => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
-        // Also the answer of a file that is no socket, which is not ours to remove.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
-                std::fs::remove_file(path)?;
-            }
-        }
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(path)?;
+    let listener = listening::unix(path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Without a host: this one, so that nobody else is let in by accident.
-fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let host = if host.is_empty() { "127.0.0.1" } else { host };
-    let found: Vec<_> = (host, port).to_socket_addrs()?.collect();
-    if found.is_empty() {
-        return Err(io::Error::from(io::ErrorKind::NotFound));
-    }
-    Ok(found)
 }
 
 /// Starts to connect. A unix socket whose backlog is full says EAGAIN, which is a failed attempt.

@@ -1,6 +1,7 @@
 //! Captures written byte by byte or by pcap-file, and read back.
 
 use std::borrow::Cow;
+use std::os::unix::fs::PermissionsExt as _;
 
 use pcap_file::Endianness;
 use pcap_file::pcap::RawPcapPacket;
@@ -251,6 +252,26 @@ fn what_is_written_is_read_back() {
         Capture::open(&path).expect("readable").collect::<Result<_, _>>().expect("readable");
     let expected = frames.map(|(time, frame)| (time, frame.to_vec()));
     assert_eq!(packets, expected);
+}
+
+#[test]
+fn a_capture_is_its_owners_and_takes_no_name_that_is_taken() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, victim) = (directory.path().join("out.pcap"), directory.path().join("victim"));
+    let write = |path| write_capture(path, [(Duration::ZERO, FRAME)]);
+    write(&path).expect("the name is free");
+    let mode = std::fs::metadata(&path).expect("written").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    write(&path).expect_err("it is there already");
+    std::fs::remove_file(&path).expect("ours");
+    // Whether or not the link leads anywhere.
+    for _ in 0..2 {
+        std::os::unix::fs::symlink(&victim, &path).expect("the name is free");
+        write(&path).expect_err("a link is not followed");
+        assert!(std::fs::read(&victim).is_ok_and(|text| text == b"precious") || !victim.exists());
+        std::fs::remove_file(&path).expect("ours");
+        std::fs::write(&victim, "precious").expect("ours");
+    }
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod chunks;
 mod error;
 mod mode;
 mod region;
+// Unit tests have a kernel of their own.
+#[cfg_attr(test, path = "in_memory.rs")]
 mod registration;
 mod rings;
 mod socket;

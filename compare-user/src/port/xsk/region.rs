@@ -13,12 +13,10 @@
 
 #![allow(unsafe_code, reason = "reads and writes memory that is shared with the kernel")]
 
-use xsk_rs::FrameDesc;
-
 use super::chain::{Assembled, Assembler, MAX_CHUNKS, hand_over};
 use super::chunks::{Audit, Chunks, Owner, PortNumber};
 use super::error::XskError;
-use super::registration::Registration;
+use super::registration::{FrameDesc, Registration};
 use crate::frame::FrameStore;
 use crate::port::Memory;
 use crate::port::chardev::framing::LONGEST_HEADER;

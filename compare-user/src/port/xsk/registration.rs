@@ -25,11 +25,13 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sched::{CloneFlags, unshare};
+pub(super) use xsk_rs::FrameDesc;
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
+use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
 use super::error::XskError;
 use super::region::RegionConfig;
+use super::statistics::KernelStatistics;
 
 /// The four rings of one socket. Dropping all of them closes it.
 #[derive(Debug)]
@@ -44,6 +46,46 @@ impl Rings {
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         // SAFETY: the socket is open for as long as the rings, which `self` owns.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    }
+
+    /// Makes the kernel look at the TX ring.
+    ///
+    /// Our own system call, because xsk-rs's hides the difference between "all sent" and "try
+    /// again" (EAGAIN).
+    pub(super) fn send(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open while the rings are; no buffer is passed.
+        let sent = unsafe {
+            libc::sendto(
+                self.tx.fd().as_raw_fd(),
+                std::ptr::null(),
+                0,
+                libc::MSG_DONTWAIT,
+                std::ptr::null(),
+                0,
+            )
+        };
+        if sent >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Makes the kernel look at the socket as for receiving.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open while the rings are; no buffer is passed.
+        let got = unsafe {
+            libc::recvfrom(
+                self.rx.fd().as_raw_fd(),
+                std::ptr::null_mut(),
+                0,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        };
+        if got >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// What the kernel has counted.
+    pub(super) fn statistics(&self) -> io::Result<KernelStatistics> {
+        Ok(self.rx.fd().xdp_statistics()?.into())
     }
 }
 

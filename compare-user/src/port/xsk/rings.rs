@@ -12,14 +12,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-
-use xsk_rs::FrameDesc;
+use std::os::fd::BorrowedFd;
 
 use super::chain::{Assembler, MAX_CHUNKS};
 use super::chunks::PortNumber;
 use super::region::{Arrival, Region, UmemFrame};
-use super::registration::Rings;
+use super::registration::{FrameDesc, Rings};
 use super::statistics::{KernelStatistics, PortStatistics};
 use crate::port::InFlight;
 
@@ -195,9 +193,11 @@ impl RingSet {
     }
 
     /// Tops the fill ring up to the port's share, once a whole batch is missing: a fill ring is
-    /// far longer than a batch, so it does not run dry meanwhile.
+    /// far longer than a batch, so it does not run dry meanwhile. Of a small share a batch is half:
+    /// else the ring would be filled only when empty, and a frame that takes more chunks than are
+    /// left would wait for that, and so for ever if nothing smaller came.
     fn fill(&mut self, region: &mut Region) -> io::Result<()> {
-        let batch = BATCH.min(self.limits.receive);
+        let batch = BATCH.min(self.limits.receive.div_ceil(2));
         while batch > 0 && self.in_flight.receive + batch <= self.limits.receive {
             let count = region.lend(self.port, &mut self.scratch[..batch]);
             if count < batch {
@@ -219,9 +219,8 @@ impl RingSet {
 
     /// Makes the kernel send what is on the TX ring.
     ///
-    /// Our own system call, because xsk-rs's hides the difference between "all sent" and "try
-    /// again" (EAGAIN), and in copy mode nothing is sent except in such a call: whoever forgets
-    /// that it owes one, stalls. `Ok` leaves `wakeup_owed` set when more is to be sent.
+    /// In copy mode nothing is sent except in such a call: whoever forgets that it owes one, stalls.
+    /// `Ok` leaves `wakeup_owed` set when more is to be sent.
     fn wake(&mut self) -> io::Result<()> {
         if !self.rings.tx.needs_wakeup() {
             // A zero-copy driver that is at work anyway; it may stop before the ring is empty.
@@ -229,22 +228,10 @@ impl RingSet {
             return Ok(());
         }
         self.counts.wakeups += 1;
-        // SAFETY: the descriptor is open while the rings are; no buffer is passed.
-        let sent = unsafe {
-            libc::sendto(
-                self.rings.tx.fd().as_raw_fd(),
-                std::ptr::null(),
-                0,
-                libc::MSG_DONTWAIT,
-                std::ptr::null(),
-                0,
-            )
-        };
-        if sent >= 0 {
+        let Err(cause) = self.rings.send() else {
             self.wakeup_owed = false;
             return Ok(());
-        }
-        let cause = io::Error::last_os_error();
+        };
         match cause.raw_os_error() {
             // Budget used up, the device's queue full, or too many bytes in flight.
             Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
@@ -267,21 +254,7 @@ impl RingSet {
     /// (`xsk_poll` returns early once unbound), so it has to be asked. `recvfrom` fails with
     /// ENXIO then, as often as it is called.
     pub(super) fn check(&self) -> io::Result<()> {
-        // SAFETY: the descriptor is open while the rings are; no buffer is passed.
-        let got = unsafe {
-            libc::recvfrom(
-                self.rings.rx.fd().as_raw_fd(),
-                std::ptr::null_mut(),
-                0,
-                libc::MSG_DONTWAIT,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            )
-        };
-        if got >= 0 {
-            return Ok(());
-        }
-        let cause = io::Error::last_os_error();
+        let Err(cause) = self.rings.probe() else { return Ok(()) };
         match cause.raw_os_error() {
             Some(libc::ENXIO | libc::ENODEV) => Err(cause),
             _ => Ok(()),
@@ -293,7 +266,7 @@ impl RingSet {
     }
 
     pub(super) fn kernel_statistics(&self) -> io::Result<KernelStatistics> {
-        Ok(self.rings.rx.fd().xdp_statistics()?.into())
+        self.rings.statistics()
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -335,3 +308,6 @@ impl RingSet {
         region.detach(port)
     }
 }
+
+#[cfg(test)]
+mod tests;
