@@ -118,7 +118,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             bench::proxy::run(&options, &release::build()?, &release::build_proxy_load()?)?;
         }
         Task::Soak(options) => {
-            soak::run(&options, &release::build()?, &release::build_pair_sender()?)?;
+            soak::run(&options, || Ok([release::build()?, release::build_pair_sender()?]))?;
         }
     }
     Ok(())

@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Where soak.json and soak.svg go [default: target/soak]
     #[arg(long, value_name = "DIRECTORY")]
     out: Option<PathBuf>,
+    /// Run nothing: judge and draw again what an earlier run has written
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["minutes", "share"])]
+    from: Option<PathBuf>,
     /// Print the verdict as one JSON object on standard output; progress goes to standard error
     #[arg(long)]
     json: bool,
@@ -58,7 +61,7 @@ pub(crate) struct Options {
 impl Options {
     /// What `cargo xtask test` takes: the flow table is full after a third of it.
     pub(crate) fn short() -> Self {
-        Self { minutes: 0.75, share: 0.5, out: None, json: false }
+        Self { minutes: 0.75, share: 0.5, out: None, from: None, json: false }
     }
 }
 
@@ -76,27 +79,20 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Soaks `binary`, with `sender` as both guests and the network.
+/// Soaks the binary, with the load generator as both guests and the network; `programs` builds them.
 ///
 /// # Errors
-/// Without root, when a program fails, and when the verdict is not that all is well. What was seen
-/// until then is written in any case.
-pub(crate) fn run(options: &Options, binary: &Path, sender: &Path) -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "needs root: it makes namespaces and devices");
+/// Without root, when a program fails, and when the verdict is not that all is well.
+pub(crate) fn run(
+    options: &Options,
+    programs: impl FnOnce() -> Result<[PathBuf; 2]>,
+) -> Result<()> {
+    let report = match &options.from {
+        Some(file) => Report::read(file)?,
+        None => soak(options, &programs()?)?,
+    };
     let out = options.out.clone().unwrap_or_else(|| workspace::target_dir().join("soak"));
-    std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-
-    let wires = Wires::new()?;
-    let comparator = Launch::between_devices(wires.devices())
-        .binary(binary)
-        .arguments(&["--max-flows", MAX_FLOWS])
-        .start(wires.host())?;
-    let sender = Sender::start(sender, &wires, options.share, options.minutes * 60.0)?;
-    let mut soak = Soak { comparator, sender, samples: Vec::new(), parted: 0 };
-    let watched = soak.watch(options.minutes);
-    let report = watched.and_then(|()| soak.conclude());
-    let report = report?;
-    write(&out, &report)?;
+    report.write(&out)?;
     if options.json {
         println!("{}", report.verdict.json());
     } else {
@@ -105,6 +101,19 @@ pub(crate) fn run(options: &Options, binary: &Path, sender: &Path) -> Result<()>
     eprintln!("written: {0}/soak.json, {0}/soak.svg", out.display());
     ensure!(report.verdict.is_well(), "not all is well");
     Ok(())
+}
+
+fn soak(options: &Options, [binary, sender]: &[PathBuf; 2]) -> Result<Report> {
+    ensure!(nix::unistd::geteuid().is_root(), "needs root: it makes namespaces and devices");
+    let wires = Wires::new()?;
+    let comparator = Launch::between_devices(wires.devices())
+        .binary(binary)
+        .arguments(&["--max-flows", MAX_FLOWS])
+        .start(wires.host())?;
+    let sender = Sender::start(sender, &wires, options.share, options.minutes * 60.0)?;
+    let mut soak = Soak { comparator, sender, samples: Vec::new(), parted: 0 };
+    soak.watch(options.minutes)?;
+    soak.conclude()
 }
 
 /// A soak under way.
@@ -122,6 +131,9 @@ struct Report {
     /// The sender's and the comparator's last words.
     sender: Value,
     summary: Value,
+    /// Differences that were planted, each found and answered; and checkpoints.
+    parted: u64,
+    checkpoints: u64,
     verdict: Verdict,
 }
 
@@ -186,10 +198,54 @@ impl Soak {
         let checkpoints = self.samples.len() as u64;
         let outcome = self.comparator.end_with(Signal::SIGTERM)?;
         outcome.check_exit()?;
-        let summary = outcome.summary.0;
-        let mut verdict = Verdict::of(&self.samples);
-        verdict.add_counts(&sender, &summary, self.parted, checkpoints);
-        Ok(Report { samples: self.samples, sender, summary, verdict })
+        Ok(Report::of(self.samples, sender, outcome.summary.0, self.parted, checkpoints))
+    }
+}
+
+impl Report {
+    fn of(
+        samples: Vec<Sample>,
+        sender: Value,
+        summary: Value,
+        parted: u64,
+        checkpoints: u64,
+    ) -> Self {
+        let mut verdict = Verdict::of(&samples);
+        verdict.add_counts(&sender, &summary, parted, checkpoints);
+        Self { samples, sender, summary, parted, checkpoints, verdict }
+    }
+
+    /// Reads what [`Report::write`] has written, and judges it anew.
+    fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let value: Value = serde_json::from_str(&text)?;
+        let samples = value["samples"].as_array().context("no samples")?;
+        let samples = samples.iter().map(Sample::read).collect::<Result<_>>()?;
+        let count = |name| value[name].as_u64().with_context(|| format!("no {name}"));
+        let (parted, checkpoints) = (count("parted")?, count("checkpoints")?);
+        Ok(Self::of(
+            samples,
+            value["sender"].clone(),
+            value["summary"].clone(),
+            parted,
+            checkpoints,
+        ))
+    }
+
+    fn write(&self, out: &Path) -> Result<()> {
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        let samples: Vec<Value> = self.samples.iter().map(Sample::json).collect();
+        let text = json!({
+            "verdict": self.verdict.json(),
+            "parted": self.parted,
+            "checkpoints": self.checkpoints,
+            "sender": self.sender,
+            "summary": self.summary,
+            "samples": samples,
+        });
+        let path = out.join("soak.json");
+        std::fs::write(&path, format!("{text:#}\n")).with_context(|| path.display().to_string())?;
+        picture::draw(&self.samples, &out.join("soak.svg"))
     }
 }
 
@@ -200,17 +256,4 @@ fn progress(sample: &Sample, number: u64) {
     } else if number.is_multiple_of(PROGRESS) {
         eprintln!("{sample}");
     }
-}
-
-fn write(out: &Path, report: &Report) -> Result<()> {
-    let samples: Vec<Value> = report.samples.iter().map(Sample::json).collect();
-    let text = json!({
-        "verdict": report.verdict.json(),
-        "sender": report.sender,
-        "summary": report.summary,
-        "samples": samples,
-    });
-    let path = out.join("soak.json");
-    std::fs::write(&path, format!("{text:#}\n")).with_context(|| path.display().to_string())?;
-    picture::draw(&report.samples, &out.join("soak.svg"))
 }

@@ -71,8 +71,8 @@ fn fill(root: &Area<'_>, samples: &[Sample]) -> Drawn {
         .x_label_area_size(30)
         .y_label_area_size(60)
         .build_cartesian_2d(minutes.clone(), 0.0..most.max(1.0))?;
-    chart.configure_mesh().disable_x_mesh().x_desc("minutes").draw()?;
-    lines(&mut chart, &resident)?;
+    chart.configure_mesh().disable_x_mesh().max_light_lines(1).x_desc("minutes").draw()?;
+    lines(&mut chart, &resident, SeriesLabelPosition::MiddleMiddle)?;
 
     let mut latency: Vec<Line> = Sample::LATENCIES
         .iter()
@@ -80,7 +80,7 @@ fn fill(root: &Area<'_>, samples: &[Sample]) -> Drawn {
         .map(|(index, name)| Line::of(name, samples, |sample| Some(sample.latency?[index])))
         .collect();
     // Beside the latencies what explains most of their changes.
-    latency.push(Line::of("load average of the machine", samples, |it| Some(it.machine.max(0.1))));
+    latency.push(Line::of("load average of the machine", samples, |it| it.machine));
     let range: Range<f64> = 1.0..Line::highest(&latency).max(100.0) * 2.0;
     let mut chart = ChartBuilder::on(&below)
         .caption("From both guests' sending to arrival at the network, us", TEXT)
@@ -88,8 +88,8 @@ fn fill(root: &Area<'_>, samples: &[Sample]) -> Drawn {
         .x_label_area_size(30)
         .y_label_area_size(60)
         .build_cartesian_2d(minutes, range.log_scale())?;
-    chart.configure_mesh().disable_x_mesh().x_desc("minutes").draw()?;
-    lines(&mut chart, &latency)?;
+    chart.configure_mesh().disable_x_mesh().max_light_lines(1).x_desc("minutes").draw()?;
+    lines(&mut chart, &latency, SeriesLabelPosition::LowerLeft)?;
     root.present()
 }
 
@@ -100,6 +100,7 @@ fn lines<'a, Y>(
         Cartesian2d<plotters::coord::types::RangedCoordf64, Y>,
     >,
     lines: &[Line],
+    names: SeriesLabelPosition,
 ) -> Drawn
 where
     Y: Ranged<ValueType = f64>,
@@ -110,10 +111,6 @@ where
             .label(&line.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
+    chart.configure_series_labels().position(names).background_style(WHITE.mix(0.8)).draw()?;
     Ok(())
 }

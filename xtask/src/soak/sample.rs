@@ -27,8 +27,8 @@ pub(super) struct Sample {
     pub(super) divergences: u64,
     /// Pairs of which the client's side got a frame, per second.
     pub(super) rate: f64,
-    /// Processes that ran or waited for a processor, in the last minute: this machine has others.
-    pub(super) machine: f64,
+    /// The machine's load average: processes that ran or waited for a processor, in the last minute.
+    pub(super) machine: Option<f64>,
     /// From sending to arrival in this second, in microseconds, as [`Sample::LATENCIES`] says.
     pub(super) latency: Option<[f64; 3]>,
 }
@@ -58,12 +58,12 @@ impl Sample {
                 lost: count("lost")?,
                 divergences: count("divergences")?,
                 rate: second["arrived"].as_f64()? / second["seconds"].as_f64()?,
-                machine: 0.0,
+                machine: None,
                 latency,
             })
         };
         let sample = parse().with_context(|| format!("not as expected: {second} {status}"))?;
-        Ok(Self { resident: resident(process)?, machine: machine()?, ..sample })
+        Ok(Self { resident: resident(process)?, machine: Some(machine()?), ..sample })
     }
 
     pub(super) fn json(&self) -> Value {
@@ -80,6 +80,33 @@ impl Sample {
             "load_average": self.machine,
             "latency_microseconds": self.latency,
         })
+    }
+}
+
+impl Sample {
+    /// Reads what [`Sample::json`] has written.
+    pub(super) fn read(value: &Value) -> Result<Self> {
+        let parse = || {
+            let latency = &value["latency_microseconds"];
+            let latency = [0, 1, 2].map(|index| latency[index].as_f64());
+            Some(Self {
+                at: Duration::try_from_secs_f64(value["seconds"].as_f64()?).ok()?,
+                resident: value["resident_kib"].as_f64()?,
+                occupied: value["occupied_frames"].as_f64()?,
+                unaccounted: value["unaccounted"].as_i64()?,
+                flows: value["flows"].as_u64()?,
+                evicted: value["flows_evicted"].as_u64()?,
+                lost: value["lost"].as_u64()?,
+                divergences: value["divergences"].as_u64()?,
+                rate: value["pairs_per_second"].as_f64()?,
+                machine: value["load_average"].as_f64(),
+                latency: match latency {
+                    [Some(p50), Some(p99), Some(p999)] => Some([p50, p99, p999]),
+                    _ => None,
+                },
+            })
+        };
+        parse().with_context(|| format!("not a sample: {value}"))
     }
 }
 
@@ -115,4 +142,24 @@ fn resident(process: u32) -> Result<f64> {
 fn machine() -> Result<f64> {
     let averages = std::fs::read_to_string("/proc/loadavg")?;
     Ok(averages.split_whitespace().next().context("no load average")?.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_again() -> Result<()> {
+        let second = json!({ "arrived": 500, "seconds": 1.0, "p50": 1.0, "p99": 2.0, "p999": 3.0 });
+        let status = json!({
+            "frames": { "held": 1, "pending": 2, "transmit": 3, "unaccounted": 0 },
+            "flows": 4, "flows_evicted": 5, "lost": 6, "divergences": 7,
+        });
+        let taken = Sample::take(Duration::from_secs(8), &second, &status, std::process::id())?;
+        assert_eq!((taken.occupied, taken.rate), (6.0, 500.0));
+        let read = Sample::read(&taken.json())?;
+        assert_eq!(read.json(), taken.json());
+        assert_eq!((read.at, read.latency), (taken.at, Some([1.0, 2.0, 3.0])));
+        Ok(())
+    }
 }

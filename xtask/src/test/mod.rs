@@ -191,7 +191,9 @@ fn netns(steps: &mut Steps, filters: &[String]) {
     }
     if filters.is_empty() && setup::is_root() {
         steps.step("a short soak", |_| {
-            soak::run(&soak::Options::short(), &binary, &release::build_pair_sender()?)
+            soak::run(&soak::Options::short(), || {
+                Ok([binary.clone(), release::build_pair_sender()?])
+            })
         });
     }
 }
