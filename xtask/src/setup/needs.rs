@@ -78,6 +78,7 @@ pub(crate) const NEEDS: &[Need] = &[
 /// colo-compare and its filters, without a guest.
 pub(crate) const TEST_NEEDS: &[Need] = &[
     need(Probe::Program("qemu-system-x86_64"), "qemu-system-x86", "the comparator to compare with"),
+    need(Probe::Program("c++"), "g++", "compiles libFuzzer for the fuzz targets"),
     need(Probe::Program("setpriv"), "util-linux", "ends QEMU with the test that started it"),
 ];
 

@@ -10,10 +10,13 @@ use tally::Tally;
 
 use crate::{
     build_ebpf::{self, Flavour},
-    command, release,
+    command, fuzz, release,
     setup::{self, SetupError},
     workspace,
 };
+
+/// Seconds for each fuzz target: with eight of them on two cores, a minute and a half in all.
+const FUZZING: u32 = 20;
 
 const HELP: &str = "\
 Without --lint, --unit or --netns all three run.
@@ -34,7 +37,7 @@ pub(crate) struct Options {
     /// Formatting and clippy
     #[arg(long)]
     lint: bool,
-    /// Unit, property and documentation tests
+    /// Unit, property and documentation tests, and a short run of the fuzz targets
     #[arg(long)]
     unit: bool,
     /// Tests that drive the real binary in network namespaces
@@ -101,6 +104,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 cargo(["test", "--workspace", "--doc", "--no-fail-fast", "--", "--show-output"]);
             counted(test.args(&options.filters), tally)
         });
+    }
+    // A filter names tests, and the fuzzer has none.
+    if options.unit() && options.filters.is_empty() && object {
+        steps.step("fuzzing", |_| fuzz::run(&fuzz::Options::all_for(FUZZING)));
     }
     if options.netns() && object {
         netns(&mut steps, &options.filters);
