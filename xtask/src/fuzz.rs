@@ -97,7 +97,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let known = targets(&workspace::root())?;
     let chosen = chosen(&known, &options.targets)?;
-    let toolchain = setup::ensure_for_tests()?;
+    let toolchain = setup::ensure_for_fuzzing()?;
     // compare-user embeds the object.
     build_ebpf::build(&toolchain, build_ebpf::Flavour::Release)?;
     build()?;

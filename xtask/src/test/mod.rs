@@ -107,7 +107,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     // A filter names tests, and the fuzzer has none.
     if options.unit() && options.filters.is_empty() && object {
-        steps.step("fuzzing", |_| fuzz::run(&fuzz::Options::all_for(FUZZING)));
+        steps.step("fuzzing", |tally| {
+            let result = fuzz::run(&fuzz::Options::all_for(FUZZING));
+            match result.as_ref().map_err(anyhow::Error::downcast_ref) {
+                Err(Some(SetupError::NotInstallable { missing })) => {
+                    tally.skip(format!("fuzzing: {}", missing.join(", ")));
+                    Ok(())
+                }
+                _ => result,
+            }
+        });
     }
     if options.netns() && object {
         netns(&mut steps, &options.filters);
