@@ -16,7 +16,7 @@ use crate::memory;
 const QUOTED: usize = 600;
 
 /// Part of a line without end.
-const BLANKS: [u8; 65_536] = [b' '; 65_536];
+static BLANKS: [u8; 65_536] = [b' '; 65_536];
 
 /// Input: bit 0 of the first byte whether this is a secondary's QEMU; then text, in which some control
 /// characters, which JSON does not have, are events of other kinds:
