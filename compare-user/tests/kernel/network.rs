@@ -144,8 +144,19 @@ impl Wire {
         Self(socket)
     }
 
+    /// Sends a frame; when the far end has no room for it, as soon as it has.
     pub(crate) fn send(&mut self, frame: &[u8]) {
-        assert_eq!(self.0.write(frame).unwrap(), frame.len());
+        let start = Instant::now();
+        let sent = loop {
+            match self.0.write(frame) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    assert!(start.elapsed() < PATIENCE, "no room within {PATIENCE:?}");
+                    std::thread::yield_now();
+                }
+                sent => break sent.unwrap(),
+            }
+        };
+        assert_eq!(sent, frame.len());
     }
 
     /// The frame that has arrived, or arrives within a tenth of a second.
