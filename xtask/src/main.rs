@@ -9,8 +9,10 @@ mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
+mod mutate;
 mod release;
 mod setup;
+mod simulate;
 mod test;
 mod workspace;
 
@@ -75,6 +77,14 @@ enum Task {
     Demo(demo::Options),
     /// Check formatting and lints, and run every test
     Test(test::Options),
+    /// Simulate the comparator: model guests, a network in which things go wrong, and an oracle
+    ///
+    /// Each seed is a scenario of its own and the same run on every machine. A seed in which a rule is
+    /// broken is printed with the command that runs it again, and made smaller.
+    #[command(after_help = simulate::EXAMPLES)]
+    Simulate(simulate::Options),
+    /// Change the comparator in small wrong ways and see that the simulator catches each
+    Mutate(mutate::Options),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -93,6 +103,8 @@ fn run(task: Task) -> anyhow::Result<()> {
             demo::run(&options, &release::build()?)?;
         }
         Task::Test(options) => test::run(&options)?,
+        Task::Simulate(options) => simulate::run(&options)?,
+        Task::Mutate(options) => mutate::run(&options)?,
         Task::Bench(bench::Bench::Xdp(options)) => {
             bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
         }

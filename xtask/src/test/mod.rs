@@ -12,8 +12,11 @@ use crate::{
     build_ebpf::{self, Flavour},
     command, release,
     setup::{self, SetupError},
-    workspace,
+    simulate, workspace,
 };
+
+/// Seeds that are simulated: as many as must meet everything that the simulator knows to ask for.
+const SEEDS: u32 = 2000;
 
 const HELP: &str = "\
 Without --lint, --unit or --netns all three run.
@@ -101,6 +104,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 cargo(["test", "--workspace", "--doc", "--no-fail-fast", "--", "--show-output"]);
             counted(test.args(&options.filters), tally)
         });
+    }
+    if options.unit() && object && options.filters.is_empty() {
+        steps.step("simulation", |_| simulate::run_seeds(SEEDS));
     }
     if options.netns() && object {
         netns(&mut steps, &options.filters);
