@@ -9,10 +9,12 @@ mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
-mod median;
 mod fuzz;
+mod median;
+mod mutate;
 mod release;
 mod setup;
+mod simulate;
 mod soak;
 mod test;
 mod vm;
@@ -88,6 +90,14 @@ enum Task {
     /// Builds the fuzz targets of tests/fuzz with libFuzzer and AddressSanitizer and runs them. What
     /// makes one fail is kept as a file, and the command that replays it is printed.
     Fuzz(fuzz::Options),
+    /// Simulate the comparator: model guests, a network in which things go wrong, and an oracle
+    ///
+    /// Each seed is a scenario of its own and the same run on every machine. A seed in which a rule is
+    /// broken is printed with the command that runs it again, and made smaller.
+    #[command(after_help = simulate::EXAMPLES)]
+    Simulate(simulate::Options),
+    /// Change the comparator in small wrong ways and see that the simulator catches each
+    Mutate(mutate::Options),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -114,6 +124,8 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options)?,
         Task::Vm(options) => vm::run(&options)?,
         Task::Fuzz(options) => fuzz::run(&options)?,
+        Task::Simulate(options) => simulate::run(&options)?,
+        Task::Mutate(options) => mutate::run(&options)?,
         Task::Bench(bench::Bench::Xdp(options)) => {
             bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
         }

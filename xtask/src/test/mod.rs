@@ -12,11 +12,14 @@ use crate::{
     build_ebpf::{self, Flavour},
     command, fuzz, release,
     setup::{self, SetupError},
-    soak, vm, workspace,
+    simulate, soak, vm, workspace,
 };
 
 /// Seconds for each fuzz target: with eight of them on two cores, a minute and a half in all.
 const FUZZING: u32 = 20;
+
+/// Seeds that are simulated: as many as must meet everything that the simulator knows to ask for.
+const SEEDS: u32 = 2000;
 
 const HELP: &str = "\
 Without --lint, --unit or --netns all three run.
@@ -105,8 +108,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             counted(test.args(&options.filters), tally)
         });
     }
-    // A filter names tests, and the fuzzer has none.
+    // A filter names tests, and these have none.
     if options.unit() && options.filters.is_empty() && object {
+        steps.step("simulation", |_| simulate::run_seeds(SEEDS));
         steps.step("fuzzing", |tally| {
             let result = fuzz::run(&fuzz::Options::all_for(FUZZING));
             match result.as_ref().map_err(anyhow::Error::downcast_ref) {
