@@ -16,7 +16,7 @@ use std::{
 };
 
 /// How often a quiet command gets a sign of life when standard error is not a terminal.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often the last line is redrawn on a terminal.
 const REDRAW: Duration = Duration::from_millis(200);
 /// Lines of a log that are shown when the command failed: enough for apt's and cargo's reasons.

@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up, builds, demo, tests and benchmarks.
+//! `cargo xtask`: set-up, builds, demo, tests, fuzzing and benchmarks.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -9,9 +9,12 @@ mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
+mod fuzz;
 mod median;
+mod mutate;
 mod release;
 mod setup;
+mod simulate;
 mod soak;
 mod test;
 mod vm;
@@ -38,7 +41,7 @@ Exit codes:
      the commands that install it were printed
   4  an installation was tried and failed";
 
-/// Set-up, builds, demo, tests and benchmarks of colo-xdp.
+/// Set-up, builds, demo, tests, fuzzing and benchmarks of colo-xdp.
 ///
 /// Every command first makes sure that the machine has what it takes (see `setup`).
 #[derive(Debug, Parser)]
@@ -82,6 +85,19 @@ enum Task {
     ///
     /// The machine is emulated, and made of nothing but the kernel, the tests and their libraries.
     Vm(vm::Options),
+    /// Give the code that reads input from outside inputs that nobody thought of
+    ///
+    /// Builds the fuzz targets of tests/fuzz with libFuzzer and AddressSanitizer and runs them. What
+    /// makes one fail is kept as a file, and the command that replays it is printed.
+    Fuzz(fuzz::Options),
+    /// Simulate the comparator: model guests, a network in which things go wrong, and an oracle
+    ///
+    /// Each seed is a scenario of its own and the same run on every machine. A seed in which a rule is
+    /// broken is printed with the command that runs it again, and made smaller.
+    #[command(after_help = simulate::EXAMPLES)]
+    Simulate(simulate::Options),
+    /// Change the comparator in small wrong ways and see that the simulator catches each
+    Mutate(mutate::Options),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -107,6 +123,9 @@ fn run(task: Task) -> anyhow::Result<()> {
         }
         Task::Test(options) => test::run(&options)?,
         Task::Vm(options) => vm::run(&options)?,
+        Task::Fuzz(options) => fuzz::run(&options)?,
+        Task::Simulate(options) => simulate::run(&options)?,
+        Task::Mutate(options) => mutate::run(&options)?,
         Task::Bench(bench::Bench::Xdp(options)) => {
             bench::xdp::run(&options, &release::build()?, &release::build_pair_sender()?)?;
         }

@@ -54,6 +54,15 @@ pub(crate) fn build_proxy_load() -> Result<PathBuf> {
     target("colo-tests", ["--example", "proxy_load"], "release/examples/proxy_load")
 }
 
+/// Builds the simulator, which is a program of its own because it contains the comparator.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_simulator() -> Result<PathBuf> {
+    build_ebpf::build(&setup::ensure()?, Flavour::Release)?;
+    target("colo-simulate", ["--bin", "colo-simulate"], "release/colo-simulate")
+}
+
 fn target(package: &str, target: [&str; 2], path: &str) -> Result<PathBuf> {
     let mut build = Command::new(workspace::cargo());
     build

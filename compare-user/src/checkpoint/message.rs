@@ -50,7 +50,7 @@ impl MessageReader {
     ///
     /// # Errors
     /// As soon as the words that are there cannot be; the connection is of no more use.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+    pub fn next_message(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(length) = self.word(0) else {
             return Ok(None);
         };
@@ -120,7 +120,7 @@ mod tests {
         let fault = |vnet, bytes: &[u8]| {
             let mut reader = MessageReader::new(vnet);
             reader.push(bytes);
-            reader.next().expect_err("at fault")
+            reader.next_message().expect_err("at fault")
         };
         assert_eq!(fault(false, &[0; 4]), Fault::Empty);
         assert_eq!(fault(false, b"GET "), Fault::TooLong(0x4745_5420));
@@ -148,7 +148,7 @@ mod tests {
                 let (piece, later) = rest.split_at((*cut).min(rest.len()));
                 rest = later;
                 reader.push(piece);
-                while let Some(message) = reader.next().expect("well formed") {
+                while let Some(message) = reader.next_message().expect("well formed") {
                     read.push(message);
                 }
             }
@@ -169,7 +169,7 @@ mod tests {
             'stream: for piece in &pieces {
                 reader.push(piece);
                 loop {
-                    match reader.next() {
+                    match reader.next_message() {
                         Ok(Some(message)) => prop_assert!((1..=LONGEST).contains(&message.len())),
                         Ok(None) => break,
                         Err(_) => break 'stream,

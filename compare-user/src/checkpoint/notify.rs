@@ -159,7 +159,7 @@ impl Taker {
 
     fn heed_all(&self, reader: &mut MessageReader, connection: &mut Connection) -> Result<(), End> {
         loop {
-            match reader.next() {
+            match reader.next_message() {
                 Ok(None) => return Ok(()),
                 Ok(Some(message)) => self.heed(&message, connection)?,
                 Err(fault) => {

@@ -283,17 +283,24 @@ impl<F> Comparator<F> {
         }
     }
 
-    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: in stream
-    /// order, but before what yields, of which that goes first which acknowledges least.
+    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: in the order
+    /// in which they can leave, but that what is new stays in stream order, and an end behind the data
+    /// that it follows.
     fn queue_at_gate(&mut self, flow: u32, record: u32) {
         let gated = &mut self.flows.get_mut(flow).stream().gated;
         let placed = self.slab.get(record);
+        let ends = placed.segment.has(TcpFields::FIN | TcpFields::RST);
         let mut after = gated.tail;
         while after != NIL {
             let waiting = self.slab.get(after);
-            let acknowledges_more =
-                placed.segment.acknowledgement.before(waiting.segment.acknowledgement);
-            if !waiting.yields || placed.yields && !acknowledges_more {
+            // A reset waits for no acknowledgement.
+            let acknowledges_more = placed.segment.has(TcpFields::RST)
+                || placed.segment.acknowledgement.before(waiting.segment.acknowledgement);
+            let steps_back = match ends {
+                true => waiting.segment.is_bare(),
+                false => waiting.yields || placed.yields,
+            };
+            if !acknowledges_more || !steps_back {
                 break;
             }
             after = self.slab.before(after);

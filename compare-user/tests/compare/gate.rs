@@ -435,3 +435,134 @@ fn a_checkpoint_forgets_what_had_left_beyond_a_gap() {
     assert_eq!(rig.released().last(), Some(&ten(4).frame()));
     assert!(rig.is_clean());
 }
+
+// Found by the simulator (tests/simulate).
+
+#[test]
+fn a_repetition_that_leaves_opens_the_gate_first() {
+    let mut rig = slower();
+    rig.both(data(0, b"page").ack(100));
+    rig.primary(segment(4).ack(200));
+    rig.secondary(data(0, b"page").ack(100));
+    rig.secondary(data(0, b"page").ack(200));
+    let released = [segment(4).ack(200).frame(), data(0, b"page").ack(200).frame()];
+    assert_eq!(rig.released()[1..], released);
+    assert_eq!(rig.held(), 0);
+}
+
+#[test]
+fn data_does_not_wait_behind_an_acknowledgement_that_came_later() {
+    let mut rig = slower();
+    rig.primary(data(0, b"data").ack(100));
+    rig.primary(segment(4).ack(500));
+    rig.secondary(data(0, b"data").ack(100));
+    assert_eq!(rig.released(), [data(0, b"data").ack(100).frame()]);
+    // Nor is it overtaken by the secondary's acknowledgement, which has a newer timestamp.
+    rig.secondary(segment(4).ack(300));
+    assert_eq!(rig.reasons(), [Release::Matched, Release::Slower]);
+}
+
+#[test]
+fn data_does_not_wait_behind_a_repetition_that_acknowledges_more() {
+    let mut rig = Rig::new();
+    rig.both(data(0, b"once").ack(100));
+    rig.primary(data(4, b"more").ack(100));
+    rig.primary(data(0, b"once").ack(500));
+    rig.secondary(data(4, b"more").ack(100));
+    assert_eq!(rig.reasons(), [Release::Matched; 2]);
+    rig.secondary(segment(8).ack(500));
+    assert_eq!(rig.reasons()[2..], [Release::Matched]);
+}
+
+#[test]
+fn a_repetition_that_came_before_it_was_compared_waits_for_itself_only() {
+    let mut rig = Rig::new();
+    rig.secondary(segment(0).ack(100));
+    rig.primary(data(0, b"once").ack(100));
+    rig.primary(data(4, b"more").ack(100));
+    rig.primary(data(0, b"once").ack(500));
+    rig.secondary(data(0, b"oncemore").ack(100));
+    assert_eq!(rig.released(), [data(0, b"once"), data(4, b"more")].map(|it| it.ack(100).frame()));
+    assert_eq!(rig.held(), 1);
+    rig.secondary(segment(8).ack(500));
+    assert_eq!(rig.held(), 0);
+}
+
+#[test]
+fn an_acknowledgement_that_comes_late_replaces_no_later_one() {
+    let mut rig = slower();
+    rig.both(segment(0).ack(100));
+    rig.primary(segment(0).ack(500));
+    rig.primary(segment(0).ack(300));
+    assert_eq!(rig.held(), 1);
+    rig.secondary(segment(0).ack(500));
+    assert_eq!(rig.released().last(), Some(&segment(0).ack(500).frame()));
+    // One that the secondary has given already need not wait for the one that waits.
+    rig.primary(segment(0).ack(900));
+    rig.primary(segment(0).ack(400));
+    assert_eq!(rig.released().last(), Some(&segment(0).ack(400).frame()));
+    assert_eq!(rig.held(), 1);
+}
+
+#[test]
+fn a_segment_that_reaches_what_left_beyond_a_gap_leaves() {
+    let mut rig = slower();
+    rig.both(ten(0));
+    rig.primary(ten(1));
+    rig.both(ten(2));
+    rig.wait(ms(3));
+    rig.both(ten(3));
+    assert_eq!(rig.released().len(), 3, "the second and third lie beyond a gap");
+    // The gap is closed by what the two have cut differently.
+    rig.secondary(data(10, b"segment 01").ack(1));
+    assert_eq!(rig.released().len(), 4);
+    let mut rig = slower();
+    rig.both(ten(0));
+    rig.both(data(20, b"segment 02segment 03").ack(1));
+    rig.wait(ms(3));
+    rig.both(data(40, b"on").ack(1));
+    assert_eq!(rig.released().len(), 3);
+    rig.secondary(data(10, b"segment 01").ack(1));
+    rig.primary(data(10, b"segment 01segment 02").ack(1));
+    assert_eq!(rig.released().len(), 4);
+    assert_eq!(rig.held(), 0);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn after_a_checkpoint_the_stream_goes_on_behind_what_had_left_beyond_a_gap() {
+    let mut rig = slower();
+    rig.both(ten(0));
+    rig.primary(ten(1));
+    rig.both(ten(2));
+    rig.wait(ms(3));
+    rig.both(ten(3));
+    rig.checkpoint();
+    assert_eq!(rig.released().len(), 4);
+    // The client has got all of it, and nobody says it again.
+    rig.both(ten(4));
+    assert_eq!(rig.reasons()[4..], [Release::Matched]);
+    assert_eq!(rig.held(), 0);
+}
+
+#[test]
+fn what_was_repeated_before_a_checkpoint_was_not_repeated_by_this_secondary() {
+    let mut rig = slower();
+    rig.both(data(0, b"page").ack(100));
+    rig.secondary(data(0, b"page").ack(100));
+    rig.checkpoint();
+    rig.secondary(data(0, b"page").ack(100));
+    assert_eq!(rig.released().len(), 1);
+    rig.secondary(data(0, b"page").ack(100));
+    assert_eq!(rig.reasons()[1..], [Release::Slower]);
+}
+
+#[test]
+fn what_a_checkpoint_has_acknowledged_the_secondary_does_not_tell_again() {
+    let mut rig = slower();
+    rig.both(data(0, b"page").ack(100));
+    rig.primary(data(4, b"next").ack(300));
+    rig.checkpoint();
+    rig.secondary(segment(8).ack(300));
+    assert_eq!(rig.reasons(), [Release::Matched, Release::Flushed]);
+}

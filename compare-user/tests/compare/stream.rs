@@ -319,3 +319,14 @@ fn a_batch_is_judged_like_its_frames_one_by_one() {
     assert_eq!(rig.released(), one_by_one.released());
     assert_eq!(rig.comparator.counters(), one_by_one.comparator.counters());
 }
+
+#[test]
+fn what_the_secondary_said_before_a_stream_was_first_seen_is_not_kept() {
+    // Found by the simulator.
+    let mut rig = Rig::new();
+    rig.secondary(data(100, b"acknowledged long ago"));
+    rig.primary(segment(121).ack(5));
+    assert_eq!(rig.held(), 0);
+    rig.wait(ms(3000));
+    assert!(rig.is_clean());
+}

@@ -208,3 +208,31 @@ fn a_reset_of_the_connection_before_leaves_the_new_one_alone() {
     rig.reset(segment(0).port(9));
     assert!(rig.is_clean());
 }
+
+#[test]
+fn a_reset_after_a_fin_is_no_payload_beyond_the_other_sides_fin() {
+    // Found by the simulator. The primary has closed, and refuses what the client still sends: the
+    // number of its reset lies beyond the one of its FIN.
+    let mut rig = Rig::with(|config| config.ack_gate = AckGate::Slower);
+    rig.both(data(0, b"bye").ack(100));
+    rig.primary(segment(3).fin().ack(100));
+    rig.primary(segment(4).ack(200));
+    rig.primary(segment(4).rst().ack(200));
+    rig.secondary(segment(3).fin().ack(100));
+    assert!(rig.is_clean());
+    rig.secondary(segment(4).ack(200));
+    assert_eq!(rig.held(), 0);
+    assert_eq!(rig.released().len(), 4);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_reset_does_not_wait_for_bytes_that_were_lost() {
+    let mut rig = Rig::new();
+    rig.both(data(0, b"0123"));
+    rig.primary(data(4, b"4567"));
+    // 8 to 12 never came, and a guest that has reset its connection does not repeat them.
+    rig.primary(segment(12).rst());
+    rig.secondary(data(4, b"4567"));
+    assert_eq!(rig.released()[1..], [data(4, b"4567").frame(), segment(12).rst().frame()]);
+}

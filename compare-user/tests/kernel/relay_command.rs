@@ -16,8 +16,8 @@ use tempfile::TempDir;
 
 use crate::network::{Wire, device, in_namespace, ip, veth};
 
-/// How long anything that must happen may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long anything that must happen may take, in an emulated machine on a busy host too.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What is not to happen would have by then.
 const SILENCE: Duration = Duration::from_millis(300);
 

@@ -85,7 +85,7 @@ fn check_second_opinion(headers: &Headers, bytes: &[u8]) {
         // Longer chains of extension headers than are followed, and MLD.
         (_, Class::Datagram | Class::Pass(_)) => {}
         (_, class) => {
-            assert!(is_stricter(class), "{class:?}, where etherparse finds {transport:?}")
+            assert!(is_stricter(class), "{class:?}, where etherparse finds {transport:?}");
         }
     }
 }

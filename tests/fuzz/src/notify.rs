@@ -30,7 +30,7 @@ pub fn check(input: &[u8]) {
             largest = largest.max(reader.waiting());
             assert!(reader.waiting() < LONGEST + WORDS + piece.len(), "one message, one piece");
             loop {
-                match reader.next() {
+                match reader.next_message() {
                     Ok(None) => break,
                     Ok(Some(message)) => {
                         let (header, body) = messages.next().expect("a message that was sent");

@@ -38,6 +38,9 @@ struct Options {
     /// Stop after this many failures
     #[arg(long, default_value_t = 5)]
     failures: usize,
+    /// Say nothing on standard error
+    #[arg(long)]
+    quiet: bool,
     /// Do not make failing scenarios smaller
     #[arg(long)]
     no_shrink: bool,
@@ -82,7 +85,7 @@ fn run(options: &Options) -> Result<bool> {
     let every = Duration::from_secs(if std::io::stderr().is_terminal() { 1 } else { 15 });
     let report = batch::batch(options.from, options.seeds, workers, options.failures, |done, failed| {
         let Ok(mut last) = shown.try_lock() else { return };
-        if last.elapsed() >= every {
+        if last.elapsed() >= every && !options.quiet {
             *last = Instant::now();
             eprintln!("  {done} of {} seeds, {failed} failed", options.seeds);
         }
@@ -93,7 +96,7 @@ fn run(options: &Options) -> Result<bool> {
     } else {
         print_report(&report, &missing);
     }
-    for failure in &report.failures {
+    for failure in report.failures.iter().filter(|_| !options.quiet) {
         explain(options, failure);
     }
     Ok(report.failures.is_empty() && missing.is_empty())

@@ -150,8 +150,13 @@ impl World {
     pub fn new(scenario: &Scenario) -> Self {
         let flows: Vec<_> =
             scenario.flows.iter().map(|&flow| Conversation::new(scenario, flow)).collect();
-        let addresses =
-            flows.iter().map(|flow| (flow.address.clone(), flow.differing)).collect();
+        // Only the mirror tells of the client's resets.
+        let told = scenario.gate == Gate::Slower;
+        let addresses = flows.iter().map(|flow| {
+            let cut_off = matches!(&flow.kind, Kind::Stream(it) if it.is_cut_off());
+            (flow.address.clone(), flow.differing, cut_off && !told)
+        });
+        let addresses = addresses.collect();
         let lines = scenario.flows.iter().map(|&flow| Lines::new(scenario, flow)).collect();
         let limits = scenario.limits;
         let config = Config {

@@ -128,7 +128,15 @@ pub(crate) fn ensure() -> Result<Toolchain, SetupError> {
     ensure_for(Purpose::Build)
 }
 
-/// As [`ensure`], for tests and benchmarks too.
+/// As [`ensure`], for the fuzz targets too.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_for_fuzzing() -> Result<Toolchain, SetupError> {
+    ensure_for(Purpose::Fuzz)
+}
+
+/// As [`ensure`], for fuzzing, tests and benchmarks too.
 ///
 /// # Errors
 /// As [`ensure`].

@@ -41,7 +41,9 @@ const fn need(probe: Probe, package: &'static str, why: &'static str) -> Need {
 pub(crate) enum Purpose {
     /// Building, and running what was built.
     Build,
-    /// That, and every test and benchmark.
+    /// That, and the fuzz targets.
+    Fuzz,
+    /// All of it, and every test and benchmark.
     Test,
 }
 
@@ -84,6 +86,10 @@ pub(crate) const TEST_NEEDS: &[Need] = &[
     need(Probe::Program("setcap"), "libcap2-bin", "tests run as an ordinary user with it"),
 ];
 
+/// What only the fuzz targets take.
+pub(crate) const FUZZ_NEEDS: &[Need] =
+    &[need(Probe::Program("c++"), "g++", "compiles libFuzzer for the fuzz targets")];
+
 impl Need {
     /// What is missing, in words.
     pub(crate) fn what(&self) -> String {
@@ -108,11 +114,12 @@ impl Need {
 
 /// The needs that the machine does not meet.
 pub(crate) fn unmet(machine: &Machine, purpose: Purpose) -> Vec<&'static Need> {
-    let tests = match purpose {
-        Purpose::Build => &[],
-        Purpose::Test => TEST_NEEDS,
+    let (fuzzing, tests): (&[Need], &[Need]) = match purpose {
+        Purpose::Build => (&[], &[]),
+        Purpose::Fuzz => (FUZZ_NEEDS, &[]),
+        Purpose::Test => (FUZZ_NEEDS, TEST_NEEDS),
     };
-    NEEDS.iter().chain(tests).filter(|need| !need.is_met(machine)).collect()
+    NEEDS.iter().chain(fuzzing).chain(tests).filter(|need| !need.is_met(machine)).collect()
 }
 
 fn has_header(machine: &Machine, path: &str) -> bool {
@@ -171,7 +178,9 @@ mod tests {
     fn an_empty_machine_lacks_everything() {
         let fake = Fake::new();
         assert_eq!(unmet(&fake.machine, Purpose::Build).len(), NEEDS.len());
-        assert_eq!(unmet(&fake.machine, Purpose::Test).len(), NEEDS.len() + TEST_NEEDS.len());
+        let fuzzing = NEEDS.len() + FUZZ_NEEDS.len();
+        assert_eq!(unmet(&fake.machine, Purpose::Fuzz).len(), fuzzing);
+        assert_eq!(unmet(&fake.machine, Purpose::Test).len(), fuzzing + TEST_NEEDS.len());
     }
 
     #[test]

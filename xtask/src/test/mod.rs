@@ -10,10 +10,16 @@ pub(crate) use tally::Tally;
 
 use crate::{
     build_ebpf::{self, Flavour},
-    command, release,
+    command, fuzz, release,
     setup::{self, SetupError},
-    soak, vm, workspace,
+    simulate, soak, vm, workspace,
 };
+
+/// Seconds for each fuzz target: with eight of them on two cores, a minute and a half in all.
+const FUZZING: u32 = 20;
+
+/// Seeds that are simulated: as many as must meet everything that the simulator knows to ask for.
+const SEEDS: u32 = 2000;
 
 const HELP: &str = "\
 Without --lint, --unit or --netns all three run.
@@ -34,7 +40,7 @@ pub(crate) struct Options {
     /// Formatting and clippy
     #[arg(long)]
     lint: bool,
-    /// Unit, property and documentation tests
+    /// Unit, property and documentation tests, and a short run of the fuzz targets
     #[arg(long)]
     unit: bool,
     /// Tests that drive the real binary in network namespaces
@@ -100,6 +106,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let mut test =
                 cargo(["test", "--workspace", "--doc", "--no-fail-fast", "--", "--show-output"]);
             counted(test.args(&options.filters), tally)
+        });
+    }
+    // A filter names tests, and these have none.
+    if options.unit() && options.filters.is_empty() && object {
+        steps.step("simulation", |_| simulate::run_seeds(SEEDS));
+        steps.step("fuzzing", |tally| {
+            let result = fuzz::run(&fuzz::Options::all_for(FUZZING));
+            match result.as_ref().map_err(anyhow::Error::downcast_ref) {
+                Err(Some(SetupError::NotInstallable { missing })) => {
+                    tally.skip(format!("fuzzing: {}", missing.join(", ")));
+                    Ok(())
+                }
+                _ => result,
+            }
         });
     }
     if options.netns() && object {

@@ -54,6 +54,11 @@ impl Tally {
         false
     }
 
+    /// Notes that something that is no test of a runner could not run.
+    pub(crate) fn skip(&mut self, what: String) {
+        self.skips.push(what);
+    }
+
     /// `test result: ok. 3 passed; 0 failed; 0 ignored; ...`
     fn result(&mut self, line: &str) {
         let counts = line.split_once(". ").map_or("", |(_verdict, counts)| counts);

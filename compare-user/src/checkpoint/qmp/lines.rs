@@ -29,7 +29,7 @@ impl Lines {
     }
 
     /// The next line; `None` when more must arrive.
-    pub fn next(&mut self) -> Option<Line> {
+    pub fn next_line(&mut self) -> Option<Line> {
         loop {
             let end = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n');
             let Some(end) = end.map(|end| self.searched + end) else {
@@ -70,13 +70,13 @@ mod tests {
     fn lines_are_put_together_from_pieces() {
         let mut lines = Lines::default();
         lines.push(b"on");
-        assert_eq!(lines.next(), None);
+        assert_eq!(lines.next_line(), None);
         lines.push(b"e\r\n\n  \ntwo\nthr");
-        assert_eq!(lines.next(), whole("one\r"));
-        assert_eq!(lines.next(), whole("two"));
-        assert_eq!(lines.next(), None);
+        assert_eq!(lines.next_line(), whole("one\r"));
+        assert_eq!(lines.next_line(), whole("two"));
+        assert_eq!(lines.next_line(), None);
         lines.push(b"ee\n");
-        assert_eq!(lines.next(), whole("three"));
+        assert_eq!(lines.next_line(), whole("three"));
     }
 
     #[test]
@@ -84,11 +84,11 @@ mod tests {
         let mut lines = Lines::default();
         for _ in 0..20 {
             lines.push(&vec![b'x'; LONGEST / 4]);
-            assert_eq!(lines.next(), None);
+            assert_eq!(lines.next_line(), None);
             assert!(lines.buffer.len() <= LONGEST);
         }
         lines.push(b"x\nnext\n");
-        assert_eq!(lines.next(), Some(Line::TooLong));
-        assert_eq!(lines.next(), whole("next"));
+        assert_eq!(lines.next_line(), Some(Line::TooLong));
+        assert_eq!(lines.next_line(), whole("next"));
     }
 }

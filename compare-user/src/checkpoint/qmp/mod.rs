@@ -105,7 +105,7 @@ impl Taker {
             self.inbox.wait(Some(connection.interest(true)), patience);
             let read = connection.read(|bytes| lines.push(bytes));
             let now = Instant::now();
-            while let Some(line) = lines.next() {
+            while let Some(line) = lines.next_line() {
                 match line {
                     Line::Whole(line) => self.session.line(&line, now),
                     Line::TooLong => self.session.unreadable_line(),

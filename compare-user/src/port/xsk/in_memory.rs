@@ -8,7 +8,8 @@
 //!
 //! The rings behave as libxdp's (xdp-tools, headers/xdp/xsk.h): positions are free-running and taken
 //! modulo the size, a producer reserves all that it asks for or nothing, a consumer takes what is
-//! there, and both look at the other's position only when what they remember does not suffice.
+//! there, and both look at the other's position only when what they remember does not suffice. That
+//! they do is tested below, against libxdp itself, at the wrap.
 
 #![allow(unsafe_code, reason = "memory that two threads share is what this is about")]
 
@@ -176,6 +177,10 @@ impl Registration {
         config: &RegionConfig,
         multi_buffer: bool,
     ) -> Result<(Self, Box<[FrameDesc]>), XskError> {
+        if config.frames == 0 {
+            let cause = io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(XskError::memory(0, config.frame_size, "map and register it", cause));
+        }
         let memory = Arc::new(Memory::new(config));
         let blank =
             |chunk| FrameDesc { address: chunk * memory.chunk + HEADROOM, ..FrameDesc::default() };
@@ -303,11 +308,16 @@ struct Consumer<T> {
 }
 
 impl<T: Copy> Consumer<T> {
-    fn next(&mut self) -> Option<T> {
+    /// Entries that can be taken; looks for new ones only when it knows of none.
+    fn available(&mut self) -> u32 {
         if self.full_until == self.at {
             self.full_until = self.ring.producer.load(Ordering::Acquire);
         }
-        if self.full_until == self.at {
+        self.full_until.wrapping_sub(self.at)
+    }
+
+    fn next(&mut self) -> Option<T> {
+        if self.available() == 0 {
             return None;
         }
         // SAFETY: the entry is full, so the producer does not touch it.
@@ -321,12 +331,12 @@ impl<T: Copy> Consumer<T> {
         self.ring.consumer.store(self.at, Ordering::Release);
     }
 
-    fn consume(&mut self, into: &mut [T]) -> usize {
-        let mut count = 0;
-        while let Some(slot) = into.get_mut(count) {
-            let Some(entry) = self.next() else { break };
-            *slot = entry;
-            count += 1;
+    fn consume(&mut self, most: usize, mut take: impl FnMut(usize, T)) -> usize {
+        let count = most.min(self.available() as usize);
+        for index in 0..count {
+            if let Some(entry) = self.next() {
+                take(index, entry);
+            }
         }
         self.release();
         count
@@ -341,7 +351,7 @@ impl RxQueue {
     /// # Safety
     /// None here.
     pub(super) unsafe fn consume(&mut self, into: &mut [FrameDesc]) -> usize {
-        self.0.consume(into)
+        self.0.consume(into.len(), |index, desc| into[index] = desc)
     }
 }
 
@@ -353,14 +363,10 @@ impl CompQueue {
     /// # Safety
     /// None here.
     pub(super) unsafe fn consume(&mut self, into: &mut [FrameDesc]) -> usize {
-        let mut count = 0;
-        while let Some(slot) = into.get_mut(count) {
-            let Some(address) = self.0.next() else { break };
-            *slot = FrameDesc { address, ..FrameDesc::default() };
-            count += 1;
-        }
-        self.0.release();
-        count
+        let length = into.len();
+        self.0.consume(length, |index, address| {
+            into[index] = FrameDesc { address, ..FrameDesc::default() };
+        })
     }
 }
 
@@ -479,8 +485,7 @@ impl Kernel {
         let before = (self.transmit.at, self.transmit.full_until);
         let mut bytes = Vec::new();
         let mut addresses = Vec::new();
-        loop {
-            let Some(desc) = self.transmit.next() else { break };
+        while let Some(desc) = self.transmit.next() {
             let start = self.memory.at(desc.address, desc.length);
             // SAFETY: the chunk is being sent until its address is produced.
             bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(start, desc.length) });
@@ -508,3 +513,6 @@ impl Kernel {
         assert_eq!(self.received.produce(&[desc]), 1, "there is room");
     }
 }
+
+#[path = "in_memory/tests.rs"]
+mod tests;

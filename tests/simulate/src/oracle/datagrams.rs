@@ -14,6 +14,8 @@ use crate::verdict::Report;
 pub(super) struct Ghost {
     pub(super) identity: u64,
     pub(super) flushed: Time,
+    /// Its flow has not been forgotten since: the comparator must know of it.
+    pub(super) sure: bool,
 }
 
 impl Ghost {
@@ -74,11 +76,14 @@ impl Oracle {
     }
 
     /// Whether a waiting datagram of the secondary's may still be excused as a late copy.
-    fn may_be_late(&self, flow: u32, meaning: &Meaning) -> bool {
+    fn may_be_late(&self, flow: u32, meaning: &Meaning, surely: bool) -> bool {
         let timeout = self.scenario.timeout();
         let identity = Self::identity(meaning);
         let ghosts = &self.flows[flow as usize].ghosts;
-        ghosts.iter().any(|ghost| ghost.excuses(identity, meaning.offered, timeout))
+        ghosts
+            .iter()
+            .filter(|ghost| ghost.sure || !surely)
+            .any(|ghost| ghost.excuses(identity, meaning.offered, timeout))
     }
 
     /// The oldest of the secondary's that waits.
@@ -117,7 +122,7 @@ impl Oracle {
             return self.broken(Rule::FalseDivergence, "the secondary has said the same");
         }
         let ghosts: usize = self.flows.iter().map(|flow| flow.ghosts.len()).sum();
-        if self.may_be_late(flow, their) && ghosts <= self.scenario.limits.held as usize / 2 {
+        if self.may_be_late(flow, their, true) && ghosts <= self.scenario.limits.held as usize / 2 {
             return self.broken(Rule::FalseDivergence, "a late copy is no divergence");
         }
         let expected = expected_difference(frames, ours, theirs, &entry.address);
@@ -160,7 +165,7 @@ impl Oracle {
         let meaning = frames.meaning(oldest);
         // A flow is looked at again when a grace has passed since it was looked at.
         let limit = 2 * self.scenario.grace() + MILLISECOND;
-        if self.now - meaning.offered > limit && !self.may_be_late(flow, meaning) {
+        if self.now - meaning.offered > limit && !self.may_be_late(flow, meaning, false) {
             return self.broken(Rule::Detection, format!("flow {flow}: {meaning:?} still waits"));
         }
         Ok(())

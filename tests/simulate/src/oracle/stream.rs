@@ -130,6 +130,8 @@ impl Stream {
         };
         self.ambiguous |= ambiguous;
         let (Meeting::Gap(until) | Meeting::Difference(until)) = meeting;
+        // How far it was compared depends on what else waits: from here on that is not known exactly.
+        self.ambiguous |= until > mark;
         self.mark = Some(until);
         self.ours.forget_below(until);
         self.theirs.forget_below(until);
