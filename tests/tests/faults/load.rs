@@ -148,7 +148,7 @@ impl Chatter {
             }
             let frame = frame(serial);
             primary.send(&frame)?;
-            if serial % ALONE != 0 {
+            if !serial.is_multiple_of(ALONE) {
                 secondary.send(&frame)?;
             }
             self.said.store(serial + 1, Ordering::Relaxed);
@@ -169,10 +169,11 @@ impl Chatter {
 }
 
 fn frame(serial: u64) -> Vec<u8> {
-    let packet = if serial % 2 == 0 { Packet::v4() } else { Packet::v6() };
+    let packet = if serial.is_multiple_of(2) { Packet::v4() } else { Packet::v6() };
     let mut payload = serial.to_be_bytes().to_vec();
     payload.extend(bytes(serial, 20 + (serial % 1000) as usize));
-    let port = if serial % ALONE == 0 { ALONE_PORT } else { (serial % FLOWS) as u16 + 1000 };
+    let port =
+        if serial.is_multiple_of(ALONE) { ALONE_PORT } else { (serial % FLOWS) as u16 + 1000 };
     packet.udp(port, 7, &payload)
 }
 
@@ -194,7 +195,10 @@ impl Listener {
             got.get(at..at + 8).and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
         let serial = serial.with_context(|| format!("not of the chatter: {}", describe(&got)))?;
         ensure!(got == frame(serial), "frame {serial} is another: {}", describe(&got));
-        ensure!(serial % ALONE != 0, "frame {serial}, which only the primary has said, left");
+        ensure!(
+            !serial.is_multiple_of(ALONE),
+            "frame {serial}, which only the primary has said, left"
+        );
         let before = self.last.insert(serial % FLOWS, serial);
         ensure!(before < Some(serial), "frame {serial} came after {before:?}");
         Ok(Some(serial))
