@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use compare_user::compare::{Reason, Release, Side};
+use compare_user::compare::{Config, Reason, Release, Side};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -363,6 +363,12 @@ fn picks() -> impl Strategy<Value = Vec<Index>> {
     prop::collection::vec(any::<Index>(), 1..100)
 }
 
+/// Room for every stream in segments of one byte: limits are another test's.
+fn roomy(config: &mut Config) {
+    config.queue_limit = 8192;
+    config.held_limit = 32_768;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -372,7 +378,7 @@ proptest! {
         picks in picks(),
         batch in 1..40_usize,
     ) {
-        let mut rig = Rig::with(|config| config.queue_limit = 8192);
+        let mut rig = Rig::with(roomy);
         run(&mut rig, &connections, &picks, batch);
         prop_assert!(rig.is_clean(), "{:?}", rig.record.divergences);
         prop_assert_eq!(rig.held(), 0, "everything has left");
@@ -391,7 +397,7 @@ proptest! {
             bad.our_path.delays = vec![0];
         }
         let (flow, plant, length) = (Connection::port(0), bad.plant, bad.length);
-        let mut rig = Rig::with(|config| config.queue_limit = 8192);
+        let mut rig = Rig::with(roomy);
         run(&mut rig, &[bad, good], &picks, batch);
         let expected = match plant {
             Plant::Byte(at) => (Reason::Payload, at.index(length)),
