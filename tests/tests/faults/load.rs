@@ -17,7 +17,7 @@ use colo_tests::topology::{Client, Guest};
 use colo_tests::{Packet, Result};
 
 /// Content of one transfer, and its pace: each lasts for several faults.
-const PIECE: u64 = 3_000_000;
+const PIECE: u64 = 2_000_000;
 const RATE: u64 = 1_500_000;
 /// How long it may take until bytes come again.
 const AGAIN: Duration = Duration::from_secs(30);

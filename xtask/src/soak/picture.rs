@@ -81,6 +81,7 @@ fn fill(root: &Area<'_>, samples: &[Sample]) -> Drawn {
         .collect();
     // Beside the latencies what explains most of their changes.
     latency.push(Line::of("load average of the machine", samples, |it| it.machine));
+    latency.retain(|line| !line.points.is_empty());
     let range: Range<f64> = 1.0..Line::highest(&latency).max(100.0) * 2.0;
     let mut chart = ChartBuilder::on(&below)
         .caption("From both guests' sending to arrival at the network, us", TEXT)

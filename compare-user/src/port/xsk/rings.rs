@@ -193,11 +193,11 @@ impl RingSet {
     }
 
     /// Tops the fill ring up to the port's share, once a whole batch is missing: a fill ring is
-    /// far longer than a batch, so it does not run dry meanwhile. Of a small share a batch is half:
-    /// else the ring would be filled only when empty, and a frame that takes more chunks than are
-    /// left would wait for that, and so for ever if nothing smaller came.
+    /// far longer than a batch, so it does not run dry meanwhile. Of a small share a batch is half, so that
+    /// two make it full: else the ring would be filled only when empty, and a frame that takes more chunks
+    /// than are left would wait for that, and so for ever if nothing smaller came.
     fn fill(&mut self, region: &mut Region) -> io::Result<()> {
-        let batch = BATCH.min(self.limits.receive.div_ceil(2));
+        let batch = BATCH.min((self.limits.receive / 2).max(1));
         while batch > 0 && self.in_flight.receive + batch <= self.limits.receive {
             let count = region.lend(self.port, &mut self.scratch[..batch]);
             if count < batch {
