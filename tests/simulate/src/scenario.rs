@@ -145,10 +145,7 @@ impl Scenario {
     pub fn of(seed: u64) -> Self {
         let mut rng = generator(seed, Part::Scenario, 0);
         let rng = &mut rng;
-        let gate = one_of(
-            rng,
-            &[Gate::Slower, Gate::Slower, Gate::Slower, Gate::Payload, Gate::Payload, Gate::All],
-        );
+        let gate = one_of(rng, &[Gate::Slower, Gate::Slower, Gate::Slower, Gate::Payload, Gate::Payload, Gate::All]);
         // One in some thousands is large, most are small: what goes wrong does so among few.
         let size = rng.u32(0..4000);
         let (flows, bytes, datagrams) = match size {
@@ -186,8 +183,11 @@ impl Scenario {
         let outbound = path(500, worst / 2);
         let limits = Self::limits(rng, flows, calm || recoverable);
         let faulty = rng.u32(50..1_500);
-        let happenings =
-            if calm || recoverable { Vec::new() } else { Self::happenings(rng, faulty) };
+        let happenings = if calm || recoverable {
+            Vec::new()
+        } else {
+            Self::happenings(rng, faulty)
+        };
         Self {
             seed,
             gate: if recoverable { Gate::Slower } else { gate },

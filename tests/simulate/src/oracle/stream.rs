@@ -91,27 +91,10 @@ impl Stream {
         self.mark = Some(until);
         self.ours.forget_below(until);
         self.theirs.forget_below(until);
-        if let Some((begin, end)) = self.island
-            && begin <= until
-        {
+        if self.island.is_some_and(|island| island.1 <= until) {
             self.island = None;
-            if until < end {
-                self.mark = Some(end);
-                self.ours.forget_below(end);
-                self.theirs.forget_below(end);
-                return self.advance();
-            }
         }
         Some(meeting)
-    }
-
-    /// The primary says what came before the first that was seen of it: nobody has compared that.
-    fn begins_earlier(&mut self, start: i64) {
-        if let Some(mark) = self.mark.filter(|&mark| mark != self.origin) {
-            self.island = Some((self.origin, mark));
-        }
-        self.origin = start;
-        self.mark = Some(start);
     }
 
     /// A checkpoint has made the guests equal.
@@ -217,12 +200,6 @@ impl Oracle {
             let stream = self.flows[flow as usize].current(segment.incarnation);
             stream.mark = Some(segment.start);
             stream.origin = segment.start;
-        } else {
-            let stream = self.flows[flow as usize].current(segment.incarnation);
-            if stream.is_joined() && !segment.is_empty() && segment.start < stream.origin {
-                self.coverage.count("flows that begin earlier than was seen");
-                stream.begins_earlier(segment.start);
-            }
         }
         let entry = &mut self.flows[flow as usize];
         let mark = entry.current(segment.incarnation).mark.unwrap_or(i64::MIN);
@@ -521,20 +498,18 @@ impl Oracle {
         let plain = !segment.is_bare() && !segment.rst && !segment.repeat && !segment.syn;
         let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
         // In the same call the gap may have been closed behind it.
-        let on_island =
-            slower && together || stream.island.is_some_and(|island| island.1 == segment.end);
+        let on_island = slower && together
+            || stream.island.is_some_and(|island| island.1 == segment.end);
         let until = stream.left_until(stream.origin);
         // What is missing may have been said again since, and then acknowledge more.
-        let missing =
-            self.flows[flow as usize].held[Replica::Primary.index()].iter().any(|&held| {
-                let held = frames.meaning(held).segment();
-                held.is_some_and(|held| held.repeat && held.start <= until && until < held.end)
-            });
+        let missing = self.flows[flow as usize].held[Replica::Primary.index()].iter().any(|&held| {
+            let held = frames.meaning(held).segment();
+            held.is_some_and(|held| held.repeat && held.start <= until && until < held.end)
+        });
         // What the primary had said before it was first seen has left long ago.
         let straight = straight && !missing;
         let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
-        if straight && plain && !on_island && segment.start > until && segment.start > stream.origin
-        {
+        if straight && plain && !on_island && segment.start > until && segment.start > stream.origin {
             let text = format!("{segment:?} left, what has left before ends at {until}");
             return self.broken(Rule::Order, text);
         }
@@ -564,8 +539,7 @@ impl Oracle {
         let mark = stream.mark.unwrap_or(i64::MIN);
         let (both, left) = (stream.our_ack.min(stream.their_ack), stream.left_ack);
         let told = segment.ack.is_none() || segment.ack <= both;
-        let said_twice =
-            stream.their_starts.iter().filter(|start| **start == segment.start).count();
+        let said_twice = stream.their_starts.iter().filter(|start| **start == segment.start).count();
         let what;
         let fine = if segment.syn {
             what = "released: secondary's SYN-ACK";
@@ -576,14 +550,13 @@ impl Oracle {
             let new = segment.ack > left;
             let repeated = segment.ack == left && !waiting.is_empty();
             // With a newer timestamp than what waits, it must not overtake what says as much.
-            let overtakes = straight
-                && waiting.iter().any(|waits| {
-                    waits.ack.is_some()
-                        && waits.ack <= segment.ack
-                        && !waits.is_bare()
-                        && !waits.rst
-                        && waits.end <= mark
-                });
+            let overtakes = straight && waiting.iter().any(|waits| {
+                waits.ack.is_some()
+                    && waits.ack <= segment.ack
+                    && !waits.is_bare()
+                    && !waits.rst
+                    && waits.end <= mark
+            });
             told && !stream.blocked && (new || repeated) && !overtakes
         } else {
             what = "released: secondary's repetition";
@@ -658,8 +631,7 @@ impl Oracle {
     }
 
     fn bytes_differ(&mut self, flow: u32, report: &Report, frames: &Frames) -> Verdict {
-        let (Some((ours, our_at)), Some((theirs, their_at))) = (report.primary, report.secondary)
-        else {
+        let (Some((ours, our_at)), Some((theirs, their_at))) = (report.primary, report.secondary) else {
             return self.broken(Rule::Report, "a difference with one frame only");
         };
         let (our, their) = (frames.meaning(ours), frames.meaning(theirs));
