@@ -366,8 +366,10 @@ impl<F> Slab<F> {
     pub(super) fn enqueue_after(&mut self, queue: &mut List, before: u32, record: u32) {
         let next = if before == NIL { queue.head } else { self.after(before) };
         self.get_mut(record).queue = Links { previous: before, next };
-        *if before == NIL { &mut queue.head } else { &mut self.get_mut(before).queue.next } = record;
-        *if next == NIL { &mut queue.tail } else { &mut self.get_mut(next).queue.previous } = record;
+        *if before == NIL { &mut queue.head } else { &mut self.get_mut(before).queue.next } =
+            record;
+        *if next == NIL { &mut queue.tail } else { &mut self.get_mut(next).queue.previous } =
+            record;
     }
 
     /// Takes a record out of a queue of its flow.

@@ -109,7 +109,8 @@ impl Stream {
     /// bytes that were lost and that a guest which resets does not send again.
     fn close_up<F>(&self, segment: Segment, slab: &Slab<F>) -> Segment {
         let last = self.primary.last().map_or(self.mark, |last| slab.get(last).segment.end);
-        let is_apart = segment.is_empty() && segment.has(TcpFields::RST) && last.before(segment.start);
+        let is_apart =
+            segment.is_empty() && segment.has(TcpFields::RST) && last.before(segment.start);
         if is_apart { segment.moved_to(last) } else { segment }
     }
 
@@ -186,7 +187,8 @@ impl<F> Comparator<F> {
                 stream.note_acknowledgement_left(&segment);
                 return self.release(incoming.frame, Release::NoPayload, incoming.checksum, turn);
             }
-            if ack_gate == AckGate::Slower && !self.supersede_acknowledgement(flow, &segment, turn) {
+            if ack_gate == AckGate::Slower && !self.supersede_acknowledgement(flow, &segment, turn)
+            {
                 return self.discard(incoming.frame, Side::Primary, Discard::Superseded, turn);
             }
             return self.hold_at_gate(flow, incoming, segment, true, turn);
