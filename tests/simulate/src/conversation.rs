@@ -285,7 +285,6 @@ impl Connections {
         if rng.bool() { rng.u32(0..4_000).wrapping_neg() } else { rng.u32(..) }
     }
 
-
     fn byte(&self, incarnation: u32, place: i64) -> u8 {
         let mixed = (place as u64 ^ self.seed ^ u64::from(incarnation) << 32)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -418,4 +417,3 @@ impl Datagrams {
         Some((built, place, hasher.finish()))
     }
 }
-

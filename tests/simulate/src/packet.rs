@@ -256,7 +256,8 @@ pub fn uncompared(address: &Address, rng: &mut Rng) -> Built {
         }
         kind => {
             let icmp = Address { v6: true, protocol: ICMPV6, ..address.clone() };
-            let message = if kind == 3 { rng.u8(133..=137) } else { one_of(rng, &[130, 131, 132, 143]) };
+            let message =
+                if kind == 3 { rng.u8(133..=137) } else { one_of(rng, &[130, 131, 132, 143]) };
             let body = [vec![message, 0, 0, 0], random(rng, 20)].concat();
             network(&icmp, None, &body, rng).0
         }

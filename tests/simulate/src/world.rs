@@ -175,10 +175,8 @@ impl World {
         };
         let alarms = vec![Alarms::default(); flows.len()];
         let mut coverage = Coverage::default();
-        coverage.add(
-            "differences planted",
-            flows.iter().filter(|flow| flow.differing).count() as u64,
-        );
+        coverage
+            .add("differences planted", flows.iter().filter(|flow| flow.differing).count() as u64);
         let mut world = Self {
             scenario: scenario.clone(),
             now: 0,
@@ -621,7 +619,10 @@ impl World {
         self.say(|| {
             let when: Vec<_> = passage.arrivals.iter().map(|at| shown(*at)).collect();
             let damaged = if passage.damage.is_some() { " damaged" } else { "" };
-            format!("{side:?} of flow {flow} says {}: arrives {when:?}{damaged}", shown_content(&content))
+            format!(
+                "{side:?} of flow {flow} says {}: arrives {when:?}{damaged}",
+                shown_content(&content)
+            )
         });
         if passage.arrivals.is_empty() || lost {
             return;
@@ -782,10 +783,18 @@ impl World {
         for output in outputs {
             lines.push(match output {
                 Output::Released(frame, why, _) => {
-                    format!("  releases {} {why:?}: {}", frame.0, shown_meaning(self.frames.meaning(frame.0)))
+                    format!(
+                        "  releases {} {why:?}: {}",
+                        frame.0,
+                        shown_meaning(self.frames.meaning(frame.0))
+                    )
                 }
                 Output::Discarded(frame, _, why) => {
-                    format!("  drops {} {why:?}: {}", frame.0, shown_meaning(self.frames.meaning(frame.0)))
+                    format!(
+                        "  drops {} {why:?}: {}",
+                        frame.0,
+                        shown_meaning(self.frames.meaning(frame.0))
+                    )
                 }
                 other => format!("  {other:?}"),
             });
@@ -969,7 +978,9 @@ impl World {
         let after = |length: u32| Time::from(length) * MILLISECOND;
         match happening {
             Happening::Checkpoint => self.at(self.now, Event::CheckpointBegins),
-            Happening::SecondaryLost(length) => return self.lose(Replica::Secondary, after(length)),
+            Happening::SecondaryLost(length) => {
+                return self.lose(Replica::Secondary, after(length));
+            }
             Happening::PrimaryLost(length) => return self.lose(Replica::Primary, after(length)),
             Happening::LinkDown(length) => {
                 self.coverage.count("link failures");
@@ -1087,7 +1098,10 @@ impl World {
         for flow in &self.flows {
             if let Kind::Stream(it) = &flow.kind {
                 let reset = [&it.guests[0], &it.client].iter().any(|end| end.state == State::Reset);
-                if !reset && !it.client.has_said_all() && !self.scenario.loses_what_was_acknowledged() {
+                if !reset
+                    && !it.client.has_said_all()
+                    && !self.scenario.loses_what_was_acknowledged()
+                {
                     return self.broken(Rule::Liveness, self.unfinished());
                 }
                 self.coverage.add("streams ended well", u64::from(!reset));
