@@ -205,7 +205,7 @@ impl Connections {
         let active = rng.u8(0..4) == 0;
         let joined = rng.u8(0..6) == 0;
         let plant = differing.then(|| match rng.u8(0..4) {
-            0 => Plant::Length(one_of(rng, &[-1, 1, -20, 30])),
+            0 => Plant::Length(one_of(rng, &[-1, 1, -20, 30, 2_000])),
             _ => Plant::Byte(rng.i64(0..=of_guest.total().max(1) - 1), rng.u8(1..)),
         });
         let state = if active { State::Closed } else { State::Listening };

@@ -120,7 +120,10 @@ impl Oracle {
         }
         let identity = Self::identity(our);
         let waiting = &entry.held[Replica::Secondary.index()];
-        if waiting.iter().any(|&frame| Self::identity(frames.meaning(frame)) == identity) {
+        let has_come =
+            waiting.iter().any(|&frame| Self::identity(frames.meaning(frame)) == identity);
+        // Of those offered together, the one may have come before the other.
+        if has_come && !self.offered_together {
             return self.broken(Rule::FalseDivergence, "the secondary has said the same");
         }
         let ghosts: usize = self.flows.iter().map(|flow| flow.ghosts.len()).sum();

@@ -621,7 +621,7 @@ impl Oracle {
         };
         self.touch(flow);
         let cut_off = self.flows[flow as usize].cut_off;
-        let strict = self.calm && self.must_end_well() && !self.may_lack_partners(flow, report);
+        let strict = self.calm && self.must_end_well() && !self.may_lack_partners(report);
         // Of one that is cut off, a guest may have said more than the other when it heard of it.
         if strict && !cut_off {
             return self
@@ -722,16 +722,13 @@ impl Oracle {
     }
 
     /// What was released uncompared before comparing began again is not said again by the guests once the
-    /// client has it. Where the primary, first seen in the middle, began by repeating some of it, the
-    /// rest is a gap that nobody closes.
-    fn may_lack_partners(&self, flow: u32, report: &Report) -> bool {
-        let stream = self.flows[flow as usize].stream.as_ref();
+    /// client has it. Where the primary, first seen in the middle, began by repeating some of it or its SYN,
+    /// the rest is a gap that nobody closes.
+    fn may_lack_partners(&self, report: &Report) -> bool {
         let fails_over = self.scenario.happenings.iter().any(|(_, happening)| {
             matches!(happening, Happening::SecondaryLost(_) | Happening::PrimaryLost(_))
         });
-        fails_over
-            && report.reason == Reason::Timeout
-            && stream.is_some_and(|stream| stream.is_joined() || stream.waits_for_syn())
+        fails_over && report.reason == Reason::Timeout
     }
 
     fn flows_are_scarce(&self) -> bool {

@@ -70,12 +70,7 @@ impl Stream {
         }
     }
 
-    /// First seen in the middle.
-    pub(super) fn is_joined(&self) -> bool {
-        self.our_initial.is_none()
-    }
-
-    pub(super) fn waits_for_syn(&self) -> bool {
+    fn waits_for_syn(&self) -> bool {
         self.our_initial.is_some() && self.their_initial.is_none() && !self.shared
     }
 
