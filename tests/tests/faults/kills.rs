@@ -10,7 +10,7 @@ use colo_tests::load::Latencies;
 use colo_tests::pair::{PairLaunch, Plan as PairPlan};
 use colo_tests::payload::Seed;
 use colo_tests::{
-    Attachment, Launch, Namespace, Plan, Program, Result, Role, Segment, Topology, needs_root,
+    Attachment, Launch, Namespace, Plan, Program, Result, Role, Topology, needs_root,
 };
 use serde_json::Value;
 

@@ -169,10 +169,11 @@ impl Chatter {
 }
 
 fn frame(serial: u64) -> Vec<u8> {
-    let packet = if serial % 2 == 0 { Packet::v4() } else { Packet::v6() };
+    let packet = if serial.is_multiple_of(2) { Packet::v4() } else { Packet::v6() };
     let mut payload = serial.to_be_bytes().to_vec();
     payload.extend(bytes(serial, 20 + (serial % 1000) as usize));
-    let port = if serial % ALONE == 0 { ALONE_PORT } else { (serial % FLOWS) as u16 + 1000 };
+    let port =
+        if serial.is_multiple_of(ALONE) { ALONE_PORT } else { (serial % FLOWS) as u16 + 1000 };
     packet.udp(port, 7, &payload)
 }
 
