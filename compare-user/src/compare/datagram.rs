@@ -269,8 +269,8 @@ impl<F> Comparator<F> {
         if self.slab.ghosts.is_empty() || !matches!(self.flows.get(flow).kind, Kind::Datagrams(_)) {
             return false;
         }
-        let (span, arrived) = (self.slab.get(record).span, self.slab.get(record).arrived);
-        let hash = self.hasher.hash(turn.store(), self.slab.frame(record), &span, flow);
+        let arrived = self.slab.get(record).arrived;
+        let hash = self.ghost_hash(record, turn.store());
         let timeout = self.config.compare_timeout;
         let ghost = self
             .slab

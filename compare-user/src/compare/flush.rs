@@ -124,7 +124,7 @@ impl<F> Comparator<F> {
     /// hash by which its late copy is recognised.
     fn note_flushed(&mut self, record: u32, turn: &mut impl Turn<F>) -> Option<u64> {
         let held = self.slab.get(record);
-        let (flow, segment, span) = (held.flow, held.segment, held.span);
+        let (flow, segment) = (held.flow, held.segment);
         match &mut self.flows.get_mut(flow).kind {
             Kind::Stream(stream) => {
                 if stream.known.mark {
@@ -133,11 +133,17 @@ impl<F> Comparator<F> {
                 stream.note_acknowledgement_left(&segment);
                 None
             }
-            Kind::Datagrams(_) => {
-                let frame = self.slab.frame(record);
-                Some(self.hasher.hash(turn.store(), frame, &span, flow))
-            }
+            Kind::Datagrams(_) => Some(self.ghost_hash(record, turn.store())),
         }
+    }
+
+    /// By what the late copy of a datagram is recognised: its content and its flow. Not the flow's slot
+    /// alone, which may be another flow's by then.
+    pub(super) fn ghost_hash(&mut self, record: u32, store: &impl FrameStore<Frame = F>) -> u64 {
+        let held = self.slab.get(record);
+        let (flow, span) = (held.flow, held.span);
+        let content = self.hasher.hash(store, self.slab.frame(record), &span, flow);
+        content ^ self.flows.hash(&self.flows.get(flow).key)
     }
 
     /// Applies to a flow what happened to all flows since it was last touched. Costs nothing at

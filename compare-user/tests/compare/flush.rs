@@ -130,6 +130,17 @@ fn a_different_datagram_after_a_flush_is_still_a_divergence() {
 }
 
 #[test]
+fn a_late_copy_of_a_flow_that_was_forgotten_excuses_no_other_flows_datagram() {
+    // Found by the simulator: the slot of the one became that of the other.
+    let mut rig = Rig::with(|config| config.flow_limit = 1);
+    rig.primary(IPV4.udp(1, b"equal"));
+    rig.checkpoint();
+    rig.secondary(IPV4.udp(2, b"equal"));
+    rig.wait(ms(3000));
+    assert_eq!(rig.divergence().reason, Reason::Timeout);
+}
+
+#[test]
 fn an_equal_datagram_after_a_flush_is_matched_and_not_taken_for_a_late_copy() {
     let mut rig = Rig::new();
     rig.primary(numbered(1));

@@ -84,7 +84,8 @@ pub fn batch(
                     let began = Instant::now();
                     let outcome = run(&Scenario::of(seed), false);
                     let took = began.elapsed();
-                    let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut report =
+                        report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     report.seeds += 1;
                     report.steps += outcome.steps;
                     report.coverage.merge(&outcome.coverage);

@@ -205,7 +205,7 @@ impl Connections {
         let active = rng.u8(0..4) == 0;
         let joined = rng.u8(0..6) == 0;
         let plant = differing.then(|| match rng.u8(0..4) {
-            0 => Plant::Length(one_of(rng, &[-1, 1, -20, 30])),
+            0 => Plant::Length(one_of(rng, &[-1, 1, -20, 30, 2_000])),
             _ => Plant::Byte(rng.i64(0..=of_guest.total().max(1) - 1), rng.u8(1..)),
         });
         let state = if active { State::Closed } else { State::Listening };
@@ -284,7 +284,6 @@ impl Connections {
         // Half of them wrap within the stream.
         if rng.bool() { rng.u32(0..4_000).wrapping_neg() } else { rng.u32(..) }
     }
-
 
     fn byte(&self, incarnation: u32, place: i64) -> u8 {
         let mixed = (place as u64 ^ self.seed ^ u64::from(incarnation) << 32)
@@ -418,4 +417,3 @@ impl Datagrams {
         Some((built, place, hasher.finish()))
     }
 }
-

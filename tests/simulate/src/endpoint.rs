@@ -365,7 +365,8 @@ impl Endpoint {
             return self.say_syn(now, rng, out);
         }
         if heard.incarnation != self.incarnation || heard.rst {
-            if heard.rst && heard.incarnation == self.incarnation && self.state != State::Listening {
+            if heard.rst && heard.incarnation == self.incarnation && self.state != State::Listening
+            {
                 self.end();
             }
             return;

@@ -83,13 +83,14 @@ fn run(options: &Options) -> Result<bool> {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let shown = Mutex::new(Instant::now());
     let every = Duration::from_secs(if std::io::stderr().is_terminal() { 1 } else { 15 });
-    let report = batch::batch(options.from, options.seeds, workers, options.failures, |done, failed| {
-        let Ok(mut last) = shown.try_lock() else { return };
-        if last.elapsed() >= every && !options.quiet {
-            *last = Instant::now();
-            eprintln!("  {done} of {} seeds, {failed} failed", options.seeds);
-        }
-    });
+    let report =
+        batch::batch(options.from, options.seeds, workers, options.failures, |done, failed| {
+            let Ok(mut last) = shown.try_lock() else { return };
+            if last.elapsed() >= every && !options.quiet {
+                *last = Instant::now();
+                eprintln!("  {done} of {} seeds, {failed} failed", options.seeds);
+            }
+        });
     let missing = if report.seeds >= ENOUGH { report.coverage.missing() } else { Vec::new() };
     if options.json {
         println!("{}", as_json(&report, &missing));
@@ -111,7 +112,10 @@ fn single(options: &Options, scenario: &Scenario) -> bool {
     let seed = scenario.seed;
     let Some(violation) = outcome.violation else {
         if options.json {
-            println!("{}", serde_json::json!({ "seed": seed, "steps": outcome.steps, "violation": null }));
+            println!(
+                "{}",
+                serde_json::json!({ "seed": seed, "steps": outcome.steps, "violation": null })
+            );
         } else {
             for (what, count) in outcome.coverage.iter() {
                 println!("{count:>10}  {what}");
@@ -122,7 +126,10 @@ fn single(options: &Options, scenario: &Scenario) -> bool {
     };
     if options.json {
         let rule = format!("{:?}", violation.rule);
-        println!("{}", serde_json::json!({ "seed": seed, "rule": rule, "violation": violation.to_string() }));
+        println!(
+            "{}",
+            serde_json::json!({ "seed": seed, "rule": rule, "violation": violation.to_string() })
+        );
     }
     eprintln!("seed {seed}: {violation}");
     show_shrunk(options, scenario, violation.rule);
@@ -136,7 +143,8 @@ fn explain(options: &Options, failure: &Failure) {
 }
 
 fn show_shrunk(options: &Options, scenario: &Scenario, rule: colo_simulate::oracle::Rule) {
-    let small = if options.no_shrink { scenario.clone() } else { shrink(scenario, rule, SHRINK_RUNS) };
+    let small =
+        if options.no_shrink { scenario.clone() } else { shrink(scenario, rule, SHRINK_RUNS) };
     let outcome = batch::run(&small, true);
     eprintln!("  smallest scenario found:");
     let text = serde_json::to_string(&small).unwrap_or_default();
@@ -144,7 +152,9 @@ fn show_shrunk(options: &Options, scenario: &Scenario, rule: colo_simulate::orac
     if let Some(violation) = &outcome.violation {
         eprintln!("  {violation}");
     }
-    let from = outcome.trace.len().saturating_sub(if options.seed.is_some() || options.scenario.is_some() { 40_000 } else { 40 });
+    let from = outcome.trace.len().saturating_sub(
+        if options.seed.is_some() || options.scenario.is_some() { 40_000 } else { 40 },
+    );
     outcome.trace[from..].iter().for_each(|line| eprintln!("    {line}"));
 }
 

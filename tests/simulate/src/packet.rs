@@ -100,7 +100,7 @@ fn ipv4(
     frame.extend(((header + payload.len()) as u16).to_be_bytes());
     frame.extend(rng.u16(..).to_be_bytes());
     let fragment = place.map_or(if rng.bool() { 0x4000 } else { 0 }, |place| {
-        place.offset / 8 | u16::from(place.more) << 13
+        (place.offset / 8) | (u16::from(place.more) << 13)
     });
     frame.extend(fragment.to_be_bytes());
     frame.extend([rng.u8(1..), address.protocol]);
@@ -189,11 +189,11 @@ pub fn tcp(address: &Address, header: &Tcp, payload: &[u8], rng: &mut Rng) -> Bu
     segment.extend(header.sequence.to_be_bytes());
     segment.extend(header.acknowledgement.unwrap_or_else(|| rng.u32(..)).to_be_bytes());
     let flags = u8::from(header.fin)
-        | u8::from(header.syn) << 1
-        | u8::from(header.rst) << 2
-        | u8::from(rng.bool()) << 3
-        | u8::from(header.acknowledgement.is_some()) << 4;
-    segment.extend([((20 + options) / 4 << 4) as u8, flags]);
+        | (u8::from(header.syn) << 1)
+        | (u8::from(header.rst) << 2)
+        | (u8::from(rng.bool()) << 3)
+        | (u8::from(header.acknowledgement.is_some()) << 4);
+    segment.extend([(((20 + options) / 4) << 4) as u8, flags]);
     segment.extend(rng.u16(..).to_be_bytes());
     segment.extend(checksum.to_be_bytes());
     segment.extend(rng.u16(..).to_be_bytes());
@@ -256,7 +256,8 @@ pub fn uncompared(address: &Address, rng: &mut Rng) -> Built {
         }
         kind => {
             let icmp = Address { v6: true, protocol: ICMPV6, ..address.clone() };
-            let message = if kind == 3 { rng.u8(133..=137) } else { one_of(rng, &[130, 131, 132, 143]) };
+            let message =
+                if kind == 3 { rng.u8(133..=137) } else { one_of(rng, &[130, 131, 132, 143]) };
             let body = [vec![message, 0, 0, 0], random(rng, 20)].concat();
             network(&icmp, None, &body, rng).0
         }

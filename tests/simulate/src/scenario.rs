@@ -145,7 +145,10 @@ impl Scenario {
     pub fn of(seed: u64) -> Self {
         let mut rng = generator(seed, Part::Scenario, 0);
         let rng = &mut rng;
-        let gate = one_of(rng, &[Gate::Slower, Gate::Slower, Gate::Slower, Gate::Payload, Gate::Payload, Gate::All]);
+        let gate = one_of(
+            rng,
+            &[Gate::Slower, Gate::Slower, Gate::Slower, Gate::Payload, Gate::Payload, Gate::All],
+        );
         // One in some thousands is large, most are small: what goes wrong does so among few.
         let size = rng.u32(0..4000);
         let (flows, bytes, datagrams) = match size {
@@ -183,11 +186,8 @@ impl Scenario {
         let outbound = path(500, worst / 2);
         let limits = Self::limits(rng, flows, calm || recoverable);
         let faulty = rng.u32(50..1_500);
-        let happenings = if calm || recoverable {
-            Vec::new()
-        } else {
-            Self::happenings(rng, faulty)
-        };
+        let happenings =
+            if calm || recoverable { Vec::new() } else { Self::happenings(rng, faulty) };
         Self {
             seed,
             gate: if recoverable { Gate::Slower } else { gate },
@@ -197,7 +197,8 @@ impl Scenario {
             datagrams,
             differing: if calm || recoverable { 0 } else { one_of(rng, &[0, 0, 200, 700]) },
             unusual: one_of(rng, &[0, 300, 1000]),
-            batch: one_of(rng, &[1, 1, 3, 64]),
+            // A flow that is forgotten and comes again in one call would be two.
+            batch: if limits.flows < 2 * flows { 1 } else { one_of(rng, &[1, 1, 3, 64]) },
             chunk: one_of(rng, &[4096, 2048, 128, 160]),
             from_primary,
             from_secondary,

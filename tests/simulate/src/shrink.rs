@@ -89,7 +89,7 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
     all.push(with(&|it| it.limits.queue = 1024));
     all.push(with(&|it| it.limits.held = 24_576));
     all.push(with(&|it| it.limits.flows = 2 * it.flows.len() as u32 + 16));
-    all.push(with(&|it| it.faulty = it.faulty / 2));
+    all.push(with(&|it| it.faulty /= 2));
     all.push(with(&|it| it.faulty = it.faulty * 3 / 4));
     all.push(with(&|it| it.bytes = (it.bytes / 2).max(1)));
     all.push(with(&|it| it.datagrams = (it.datagrams / 2).max(1)));

@@ -34,7 +34,13 @@ impl std::fmt::Debug for Report {
         write!(
             f,
             "{:?} of {} ({:?}) at {}, frames {:?} {:?}, waited {:?}",
-            self.reason, self.key, self.side, self.offset, self.primary, self.secondary, self.waited
+            self.reason,
+            self.key,
+            self.side,
+            self.offset,
+            self.primary,
+            self.secondary,
+            self.waited
         )
     }
 }

@@ -138,10 +138,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "island.is_none_or(|(_, end)| end.at_or_before(segment.start))",
     ),
     change(
-        "a FIN does not wait for what it follows",
+        "a FIN leaves although the secondary goes on",
         "compare-user/src/compare/stream.rs",
-        "let follows = ends && (!nothing_before || contradicted);",
-        "let follows = ends && contradicted;",
+        "let ends = segment.has(TcpFields::FIN | TcpFields::RST);\n        if",
+        "let ends = segment.has(TcpFields::RST);\n        if",
     ),
     change(
         "a reset does not wait for what it follows",

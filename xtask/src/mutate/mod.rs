@@ -62,7 +62,9 @@ serde.workspace = true
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted: Vec<_> = MUTATIONS
         .iter()
-        .filter(|it| options.names.is_empty() || options.names.iter().any(|name| it.name.contains(name)))
+        .filter(|it| {
+            options.names.is_empty() || options.names.iter().any(|name| it.name.contains(name))
+        })
         .collect();
     if wanted.is_empty() {
         bail!("no mutation has a name that contains {}", options.names.join(" or "));
@@ -73,7 +75,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let copy = tempfile::tempdir().context("a directory for the copy")?;
     copy_sources(copy.path())?;
     let mut survivors = Vec::new();
-    println!("| mutation | file | seeds until caught | by the rule | took |\n|---|---|---|---|---|");
+    println!(
+        "| mutation | file | seeds until caught | by the rule | took |\n|---|---|---|---|---|"
+    );
     for mutation in wanted {
         let started = Instant::now();
         let path = copy.path().join(mutation.file);

@@ -68,6 +68,10 @@ impl Class {
         Self { resets: true, ..self }
     }
 
+    fn sees(self, sees: Sees) -> Self {
+        Self { sees, ..self }
+    }
+
     fn tags(self, tags: [u16; 2]) -> Self {
         Self { tags, ..self }
     }
@@ -271,12 +275,6 @@ fn segments(packet: &Packet) -> Vec<Class> {
     ]
 }
 
-impl Class {
-    fn sees(self, sees: Sees) -> Self {
-        Self { sees, ..self }
-    }
-}
-
 fn ipv4_only() -> Vec<Class> {
     let packet = Packet::v4();
     let class = |name: &str, frame: Vec<u8>, sees| Class::new(name, &packet, frame, sees);
@@ -290,6 +288,10 @@ fn ipv4_only() -> Vec<Class> {
         frame[14] = byte;
         frame
     };
+    // The ports would be where the datagram's length and checksum are.
+    let six_words = ihl(0x46);
+    let checksum = u16::from_be_bytes([six_words[40], six_words[41]]);
+    let length_and_checksum = Sees::Ports(8 + 8, checksum);
     let options = packet.clone().options(&[1; 40]);
     vec![
         class("forty bytes of options", udp(&options), BOTH),
@@ -303,21 +305,9 @@ fn ipv4_only() -> Vec<Class> {
         class("the last possible piece", fragment(0x1fff), Sees::Addresses),
         class("a header of no words", ihl(0x40), Sees::Nothing),
         class("a header of sixteen bytes", ihl(0x44), Sees::Nothing),
-        class("a header of six words, none of them options", ihl(0x46), Sees::Ports(8 + 8, 0)),
+        class("a header of six words, none of them options", six_words, length_and_checksum),
         class("version 5", ihl(0x55), Sees::Nothing),
     ]
-    .into_iter()
-    .map(|class| match class.name.as_str() {
-        // The ports are where the datagram's length and checksum were.
-        "IPv4: a header of six words, none of them options" => {
-            let ports = [class.frame[38], class.frame[39], class.frame[40], class.frame[41]];
-            let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-            let sees = Sees::Ports(port(0), port(2));
-            class.sees(sees)
-        }
-        _ => class,
-    })
-    .collect()
 }
 
 fn extension_headers() -> Vec<Class> {
@@ -412,9 +402,7 @@ fn extension_headers() -> Vec<Class> {
             Sees::Addresses,
         ),
         class("no next header", v6.carrying(NO_NEXT, &[0x1f, 0x90, 0x9c, 0x40]), Sees::Addresses),
-        class("a mobility header", by_hand(135, &[protocol::TCP, 0, 0, 0, 0, 0, 0, 0]), {
-            Sees::Addresses
-        }),
+        class("a mobility header", by_hand(135, &[6, 0, 0, 0, 0, 0, 0, 0]), Sees::Addresses),
         class("a jumbogram", jumbogram, BOTH).lies().resets(),
     ]
 }

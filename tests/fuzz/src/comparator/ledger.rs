@@ -6,7 +6,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::time::Duration;
 
 use compare_user::compare::{
-    AckGate, Checksum, Comparator, Config, Counters, Discard, Divergence, Release, Side, Sink,
+    AckGate, Amendment, Comparator, Config, Counters, Discard, Divergence, Release, Side, Sink,
     Timestamp,
 };
 use compare_user::frame::{Class, FlowKey, FrameStore, Headers};
@@ -182,7 +182,7 @@ fn audit_limits(comparator: &Comparator<Frame>, counters: &Counters, config: &Co
 }
 
 impl Sink<Frames> for Ledger {
-    fn release(&mut self, frame: Frame, why: Release, _: Checksum) {
+    fn release(&mut self, frame: Frame, why: Release, _: Amendment) {
         let side = self.take_out(&frame, Place::Released);
         self.released += 1;
         match side {

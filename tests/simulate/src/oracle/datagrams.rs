@@ -53,7 +53,8 @@ impl Oracle {
 
     pub(super) fn late_copy(&mut self, flow: u32, frame: u32, frames: &Frames) -> Verdict {
         let meaning = frames.meaning(frame);
-        let (Content::Datagram(datagram), Replica::Secondary) = (&meaning.content, meaning.side) else {
+        let (Content::Datagram(datagram), Replica::Secondary) = (&meaning.content, meaning.side)
+        else {
             return self.broken(Rule::Drop, format!("{meaning:?} as a late copy"));
         };
         let timeout = self.scenario.timeout();
@@ -103,7 +104,8 @@ impl Oracle {
             _ => return self.broken(Rule::Report, format!("{:?} of datagrams", report.reason)),
         };
         self.coverage.count(what);
-        let (Some((ours, our_at)), Some((theirs, their_at))) = (report.primary, report.secondary) else {
+        let (Some((ours, our_at)), Some((theirs, their_at))) = (report.primary, report.secondary)
+        else {
             return self.broken(Rule::Report, "a difference with one frame only");
         };
         let entry = &self.flows[flow as usize];
@@ -118,7 +120,10 @@ impl Oracle {
         }
         let identity = Self::identity(our);
         let waiting = &entry.held[Replica::Secondary.index()];
-        if waiting.iter().any(|&frame| Self::identity(frames.meaning(frame)) == identity) {
+        let has_come =
+            waiting.iter().any(|&frame| Self::identity(frames.meaning(frame)) == identity);
+        // Of those offered together, the one may have come before the other.
+        if has_come && !self.offered_together {
             return self.broken(Rule::FalseDivergence, "the secondary has said the same");
         }
         let ghosts: usize = self.flows.iter().map(|flow| flow.ghosts.len()).sum();
@@ -188,11 +193,7 @@ fn expected_difference(
     if a.len() != b.len() || places[0] != places[1] {
         return (Reason::Length, 0, 0);
     }
-    let hole = if is_udp {
-        Some(2)
-    } else {
-        crate::packet::hole(address, places[0], a.len())
-    };
+    let hole = if is_udp { Some(2) } else { crate::packet::hole(address, places[0], a.len()) };
     let in_hole = |at: usize| hole.is_some_and(|hole| (hole..hole + 2).contains(&at));
     let at = (0..a.len()).find(|&at| a[at] != b[at] && !in_hole(at)).unwrap_or(usize::MAX);
     let header = if is_udp { 4 } else { 0 };

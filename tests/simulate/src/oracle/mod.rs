@@ -198,22 +198,23 @@ impl Oracle {
     #[must_use]
     pub fn new(scenario: &Scenario, addresses: Vec<(Address, bool, bool)>) -> Self {
         let mut by_key = HashMap::new();
-        let flows = addresses.into_iter().enumerate().map(|(index, (address, differing, cut_off))| {
-            let key = expected_key(&address);
-            by_key.insert(key, index as u32);
-            Flow {
-                address,
-                reported: false,
-                held: [Vec::new(), Vec::new()],
-                stream: None,
-                former: None,
-                ahead: Vec::new(),
-                ghosts: Vec::new(),
-                differing,
-                cut_off,
-                touched: false,
-            }
-        });
+        let flows =
+            addresses.into_iter().enumerate().map(|(index, (address, differing, cut_off))| {
+                let key = expected_key(&address);
+                by_key.insert(key, index as u32);
+                Flow {
+                    address,
+                    reported: false,
+                    held: [Vec::new(), Vec::new()],
+                    stream: None,
+                    former: None,
+                    ahead: Vec::new(),
+                    ghosts: Vec::new(),
+                    differing,
+                    cut_off,
+                    touched: false,
+                }
+            });
         let flows = flows.collect();
         Self {
             scenario: scenario.clone(),
@@ -449,7 +450,8 @@ impl Oracle {
                     return self.broken(Rule::Safety, "flushed without a flush");
                 }
                 if place != 0 {
-                    return self.broken(Rule::Order, "a flush releases a flow's oldest frame first");
+                    return self
+                        .broken(Rule::Order, "a flush releases a flow's oldest frame first");
                 }
                 match &meaning.content {
                     Content::Segment(segment) => self.segment_flushed(flow, segment)?,
@@ -516,10 +518,13 @@ impl Oracle {
             }
             Discard::Reset => {
                 self.coverage.count("dropped: reset connection");
-                matches!(call, Call::Reset(reset, _) if reset == flow) && meaning.segment().is_some()
+                matches!(call, Call::Reset(reset, _) if reset == flow)
+                    && meaning.segment().is_some()
             }
             Discard::Flushed if flushes.is_some() => flushes != Some(meaning.side),
-            Discard::Flushed => !primary && self.is_of_another_incarnation(flow, frame, arrivals, frames),
+            Discard::Flushed => {
+                !primary && self.is_of_another_incarnation(flow, frame, arrivals, frames)
+            }
             Discard::Superseded => {
                 self.coverage.count("dropped: superseded acknowledgement");
                 let own = meaning.segment().and_then(|segment| segment.ack);
@@ -616,7 +621,7 @@ impl Oracle {
         };
         self.touch(flow);
         let cut_off = self.flows[flow as usize].cut_off;
-        let strict = self.calm && self.must_end_well() && !self.may_lack_partners(flow, report);
+        let strict = self.calm && self.must_end_well() && !self.may_lack_partners(report);
         // Of one that is cut off, a guest may have said more than the other when it heard of it.
         if strict && !cut_off {
             return self
@@ -639,12 +644,14 @@ impl Oracle {
         if std::mem::replace(&mut entry.reported, true) {
             return self.broken(Rule::Request, format!("{} was reported twice", report.key));
         }
-        for (side, shown) in [(Replica::Primary, report.primary), (Replica::Secondary, report.secondary)]
+        for (side, shown) in
+            [(Replica::Primary, report.primary), (Replica::Secondary, report.secondary)]
         {
             let Some((frame, at)) = shown else { continue };
             let meaning = frames.meaning(frame);
             if self.inside[frame as usize] == 0 || meaning.flow != flow || meaning.side != side {
-                return self.broken(Rule::Report, format!("{meaning:?} is no exhibit of this flow"));
+                return self
+                    .broken(Rule::Report, format!("{meaning:?} is no exhibit of this flow"));
             }
             if at > frames.bytes(frame).len() {
                 return self.broken(Rule::Report, "an exhibit beyond its frame");
@@ -653,7 +660,11 @@ impl Oracle {
         match report.reason {
             Reason::QueueFull | Reason::Memory => {
                 let queue = report.reason == Reason::QueueFull;
-                self.coverage.count(if queue { "reported: full queue" } else { "reported: full memory" });
+                self.coverage.count(if queue {
+                    "reported: full queue"
+                } else {
+                    "reported: full memory"
+                });
                 if !self.is_full(report.reason, arrivals) {
                     return self.broken(Rule::FalseDivergence, "nothing is full");
                 }
@@ -711,16 +722,13 @@ impl Oracle {
     }
 
     /// What was released uncompared before comparing began again is not said again by the guests once the
-    /// client has it. Where the primary, first seen in the middle, began by repeating some of it, the
-    /// rest is a gap that nobody closes.
-    fn may_lack_partners(&self, flow: u32, report: &Report) -> bool {
-        let stream = self.flows[flow as usize].stream.as_ref();
+    /// client has it. Where the primary, first seen in the middle, began by repeating some of it or its SYN,
+    /// the rest is a gap that nobody closes.
+    fn may_lack_partners(&self, report: &Report) -> bool {
         let fails_over = self.scenario.happenings.iter().any(|(_, happening)| {
             matches!(happening, Happening::SecondaryLost(_) | Happening::PrimaryLost(_))
         });
-        fails_over
-            && report.reason == Reason::Timeout
-            && stream.is_some_and(Stream::is_joined)
+        fails_over && report.reason == Reason::Timeout
     }
 
     fn flows_are_scarce(&self) -> bool {

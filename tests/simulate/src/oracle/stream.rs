@@ -70,11 +70,6 @@ impl Stream {
         }
     }
 
-    /// First seen in the middle.
-    pub(super) fn is_joined(&self) -> bool {
-        self.our_initial.is_none()
-    }
-
     fn waits_for_syn(&self) -> bool {
         self.our_initial.is_some() && self.their_initial.is_none() && !self.shared
     }
@@ -498,18 +493,20 @@ impl Oracle {
         let plain = !segment.is_bare() && !segment.rst && !segment.repeat && !segment.syn;
         let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
         // In the same call the gap may have been closed behind it.
-        let on_island = slower && together
-            || stream.island.is_some_and(|island| island.1 == segment.end);
+        let on_island =
+            slower && together || stream.island.is_some_and(|island| island.1 == segment.end);
         let until = stream.left_until(stream.origin);
         // What is missing may have been said again since, and then acknowledge more.
-        let missing = self.flows[flow as usize].held[Replica::Primary.index()].iter().any(|&held| {
-            let held = frames.meaning(held).segment();
-            held.is_some_and(|held| held.repeat && held.start <= until && until < held.end)
-        });
+        let missing =
+            self.flows[flow as usize].held[Replica::Primary.index()].iter().any(|&held| {
+                let held = frames.meaning(held).segment();
+                held.is_some_and(|held| held.repeat && held.start <= until && until < held.end)
+            });
         // What the primary had said before it was first seen has left long ago.
         let straight = straight && !missing;
         let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
-        if straight && plain && !on_island && segment.start > until && segment.start > stream.origin {
+        if straight && plain && !on_island && segment.start > until && segment.start > stream.origin
+        {
             let text = format!("{segment:?} left, what has left before ends at {until}");
             return self.broken(Rule::Order, text);
         }
@@ -539,7 +536,8 @@ impl Oracle {
         let mark = stream.mark.unwrap_or(i64::MIN);
         let (both, left) = (stream.our_ack.min(stream.their_ack), stream.left_ack);
         let told = segment.ack.is_none() || segment.ack <= both;
-        let said_twice = stream.their_starts.iter().filter(|start| **start == segment.start).count();
+        let said_twice =
+            stream.their_starts.iter().filter(|start| **start == segment.start).count();
         let what;
         let fine = if segment.syn {
             what = "released: secondary's SYN-ACK";
@@ -550,13 +548,13 @@ impl Oracle {
             let new = segment.ack > left;
             let repeated = segment.ack == left && !waiting.is_empty();
             // With a newer timestamp than what waits, it must not overtake what says as much.
-            let overtakes = straight && waiting.iter().any(|waits| {
-                waits.ack.is_some()
-                    && waits.ack <= segment.ack
-                    && !waits.is_bare()
-                    && !waits.rst
-                    && waits.end <= mark
-            });
+            let overtakes = straight
+                && waiting.iter().any(|waits| {
+                    waits.ack.is_some()
+                        && waits.ack <= segment.ack
+                        && !waits.is_empty()
+                        && waits.end <= mark
+                });
             told && !stream.blocked && (new || repeated) && !overtakes
         } else {
             what = "released: secondary's repetition";
@@ -631,7 +629,8 @@ impl Oracle {
     }
 
     fn bytes_differ(&mut self, flow: u32, report: &Report, frames: &Frames) -> Verdict {
-        let (Some((ours, our_at)), Some((theirs, their_at))) = (report.primary, report.secondary) else {
+        let (Some((ours, our_at)), Some((theirs, their_at))) = (report.primary, report.secondary)
+        else {
             return self.broken(Rule::Report, "a difference with one frame only");
         };
         let (our, their) = (frames.meaning(ours), frames.meaning(theirs));
