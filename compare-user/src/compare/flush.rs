@@ -103,13 +103,13 @@ impl<F> Comparator<F> {
             self.bring_up_to_date(flow);
             let leaves = self.slab.get(record).role == Role::Frame(survivor);
             let ghost = if leaves { self.note_flushed(record, turn) } else { None };
-            if leaves && survivor == Side::Secondary {
-                // Judged on arrival as one that would not leave.
-                let headers = Headers::parse(turn.store(), self.slab.frame(record));
-                let checksum = Checksum::of(turn.store(), self.slab.frame(record), &headers);
-                self.slab.get_mut(record).checksum = checksum;
-                self.release_held(record, Release::Flushed, turn);
-            } else if leaves {
+            if leaves {
+                if survivor == Side::Secondary {
+                    // Judged on arrival as one that would not leave.
+                    let headers = Headers::parse(turn.store(), self.slab.frame(record));
+                    let checksum = Checksum::of(turn.store(), self.slab.frame(record), &headers);
+                    self.slab.get_mut(record).checksum = checksum;
+                }
                 self.release_held(record, Release::Flushed, turn);
             } else {
                 self.discard_held(record, Discard::Flushed, turn);

@@ -311,7 +311,7 @@ fn what_the_secondary_repeats_acknowledges_nothing_that_the_primary_has_not() {
 
 /// Segments of ten bytes by number, and whether a released frame is one of them.
 fn ten(number: u32) -> Segment {
-    data(number * 10, format!("segm. {number:04}").as_bytes()).ack(1)
+    data(number * 10, format!("segment {number:02}").as_bytes()).ack(1)
 }
 
 #[test]
@@ -393,22 +393,27 @@ fn segments_cut_differently_beyond_a_gap_leave_when_all_of_them_is_said() {
     assert!(rig.is_clean());
 }
 
+/// As [`ten`], for more of them.
+fn numbered(number: u32) -> Segment {
+    data(number * 10, format!("{number:010}").as_bytes()).ack(1)
+}
+
 #[test]
 fn the_end_of_a_window_leaves_beyond_a_gap_as_large_as_a_window() {
     for (window, said) in [(400, 390..400), (400, 5..40), (1000, 480..500), (1000, 505..530)] {
         let mut rig = slower();
-        rig.both(ten(0));
+        rig.both(numbered(0));
         for number in 1..window {
-            rig.primary(ten(number));
+            rig.primary(numbered(number));
         }
         rig.wait(ms(3));
         for number in said.clone() {
-            rig.secondary(ten(number));
+            rig.secondary(numbered(number));
         }
-        let left: Vec<_> = said.map(|number| ten(number).frame()).collect();
+        let left: Vec<_> = said.map(|number| numbered(number).frame()).collect();
         assert_eq!(rig.released()[1..], left);
         for number in 1..window {
-            rig.secondary(ten(number));
+            rig.secondary(numbered(number));
         }
         assert_eq!(rig.released().len(), window as usize);
         assert_eq!(rig.held(), 0);
