@@ -393,11 +393,10 @@ impl<P: Port> Lane<P> {
                 self.drop_unsendable(frame);
                 continue;
             }
-            if let Some(value) = amendment.timestamp {
-                self.set_timestamp(&frame, value);
-            }
-            if amendment.checksum == Checksum::Partial && self.options.complete_checksums {
-                self.complete_checksum(&frame);
+            let completes =
+                amendment.checksum == Checksum::Partial && self.options.complete_checksums;
+            if completes || amendment.timestamp.is_some() {
+                self.amend(&frame, amendment.timestamp, completes);
             }
             self.outbox.push_back(frame);
         }
@@ -425,22 +424,20 @@ impl<P: Port> Lane<P> {
         self.store.recycle(frame);
     }
 
-    /// Gives a segment that has waited the time of those that have left.
-    fn set_timestamp(&mut self, frame: &FrameOf<P>, value: u32) {
+    /// Gives a segment that has waited the time of those that have left, and does what the guest left to
+    /// offload hardware that this path does not have.
+    #[cold]
+    fn amend(&mut self, frame: &FrameOf<P>, time: Option<u32>, completes: bool) {
         let headers = Headers::parse(&self.store, frame);
-        if let Some(set) = timestamp::replaced(&self.store, frame, &headers, value) {
-            self.store.write(frame, set.at, &value.to_be_bytes());
+        if let Some(time) = time
+            && let Some(set) = timestamp::replaced(&self.store, frame, &headers, time)
+        {
+            self.store.write(frame, set.at, &time.to_be_bytes());
             if let Some((at, checksum)) = set.checksum {
                 self.store.write(frame, at, &checksum.to_be_bytes());
             }
         }
-    }
-
-    /// Does what the guest left to offload hardware that this path does not have.
-    #[cold]
-    fn complete_checksum(&mut self, frame: &FrameOf<P>) {
-        let headers = Headers::parse(&self.store, frame);
-        if let Some((at, value)) = checksum::completed(&self.store, frame, &headers) {
+        if completes && let Some((at, value)) = checksum::completed(&self.store, frame, &headers) {
             self.store.write(frame, at, &value.to_be_bytes());
             self.checksums_completed += 1;
         }

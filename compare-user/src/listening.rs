@@ -16,10 +16,6 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 
-/// Write permission for everybody, and the bit that keeps others from removing what is not theirs.
-const OTHERS_WRITE: u32 = 0o002;
-const STICKY: u32 = 0o1000;
-
 /// Listens on `path` with mode 0600. A socket that nobody listens on any more is replaced.
 ///
 /// # Errors
@@ -81,7 +77,7 @@ fn check_directory(path: &Path) -> io::Result<()> {
 }
 
 fn is_open_to_all(directory: &Metadata) -> bool {
-    directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE
+    directory.mode() & (libc::S_IWOTH | libc::S_ISVTX) == libc::S_IWOTH
 }
 
 /// Listens on an address of TCP; says so if others than this host can reach it.

@@ -22,10 +22,6 @@ pub(super) const MOUNT_POINT: &str = "/sys/fs/bpf";
 /// Where pins go unless told otherwise.
 pub const DEFAULT_PIN_DIRECTORY: &str = "/sys/fs/bpf/colo-xdp";
 
-/// Write permission for everybody, and the bit that keeps others from removing what is not theirs.
-const OTHERS_WRITE: u32 = 0o002;
-const STICKY: u32 = 0o1000;
-
 /// Whether a BPF file system is mounted in its usual place.
 pub(super) fn is_mounted() -> bool {
     is_bpffs(Path::new(MOUNT_POINT))
@@ -71,12 +67,12 @@ fn check_owners(directory: &Path) -> Result<(), KernelError> {
         })?;
         let shown = path.display();
         // As in /tmp: what is in there is safe from everybody but its owner.
-        let shared = found.mode() & STICKY != 0 && path != directory;
+        let shared = found.mode() & libc::S_ISVTX != 0 && path != directory;
         let (exposure, remedy) = if !found.is_dir() {
             ("is no directory".to_owned(), format!("`rm {shown}`"))
         } else if found.uid() != 0 && found.uid() != own {
             (format!("belongs to user {}", found.uid()), format!("`chown {own} {shown}`"))
-        } else if found.mode() & OTHERS_WRITE != 0 && !shared {
+        } else if found.mode() & libc::S_IWOTH != 0 && !shared {
             ("may be changed by everybody".to_owned(), format!("`chmod o-w {shown}`"))
         } else {
             continue;

@@ -314,6 +314,17 @@ fn ten(number: u32) -> Segment {
     data(number * 10, format!("segment {number:02}").as_bytes()).ack(1)
 }
 
+/// The second of four segments is missing from the secondary; the two behind it have left.
+fn beyond_a_gap() -> Rig {
+    let mut rig = slower();
+    rig.both(ten(0));
+    rig.primary(ten(1));
+    rig.both(ten(2));
+    rig.wait(ms(3));
+    rig.both(ten(3));
+    rig
+}
+
 #[test]
 fn what_both_have_said_beyond_a_gap_leaves_so_that_the_client_can_tell_of_it() {
     // Lost: the secondary's second segment, or the primary's, or both.
@@ -423,12 +434,7 @@ fn the_end_of_a_window_leaves_beyond_a_gap_as_large_as_a_window() {
 
 #[test]
 fn a_checkpoint_forgets_what_had_left_beyond_a_gap() {
-    let mut rig = slower();
-    rig.both(ten(0));
-    rig.primary(ten(1));
-    rig.both(ten(2));
-    rig.wait(ms(3));
-    rig.both(ten(3));
+    let mut rig = beyond_a_gap();
     assert_eq!(rig.released().len(), 3);
     rig.checkpoint();
     assert_eq!(rig.reasons()[3..], [Release::Flushed]);
@@ -511,12 +517,7 @@ fn an_acknowledgement_that_comes_late_replaces_no_later_one() {
 
 #[test]
 fn a_segment_that_reaches_what_left_beyond_a_gap_leaves() {
-    let mut rig = slower();
-    rig.both(ten(0));
-    rig.primary(ten(1));
-    rig.both(ten(2));
-    rig.wait(ms(3));
-    rig.both(ten(3));
+    let mut rig = beyond_a_gap();
     assert_eq!(rig.released().len(), 3, "the second and third lie beyond a gap");
     // The gap is closed by what the two have cut differently.
     rig.secondary(data(10, b"segment 01").ack(1));
@@ -536,12 +537,7 @@ fn a_segment_that_reaches_what_left_beyond_a_gap_leaves() {
 
 #[test]
 fn after_a_checkpoint_the_stream_goes_on_behind_what_had_left_beyond_a_gap() {
-    let mut rig = slower();
-    rig.both(ten(0));
-    rig.primary(ten(1));
-    rig.both(ten(2));
-    rig.wait(ms(3));
-    rig.both(ten(3));
+    let mut rig = beyond_a_gap();
     rig.checkpoint();
     assert_eq!(rig.released().len(), 4);
     // The client has got all of it, and nobody says it again.
