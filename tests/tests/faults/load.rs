@@ -24,9 +24,14 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Guests and client send again what was not acknowledged after a second at most, and do not give up
 /// after fifteen of these. TCP doubles that time with each loss, up to two minutes, and each guest for
 /// itself; then one fault after the other would make the guests keep each other waiting for longer than
-/// a comparator waits.
-const PATIENCE_OF_TCP: [(&str, &str); 2] =
-    [("ipv4/tcp_rto_max_ms", "1000"), ("ipv4/tcp_retries2", "100")];
+/// a comparator waits. A socket that its server has closed, with bytes still under way, gives up at the
+/// first time-out as long as the limit (`tcp_orphan_retries` in net/ipv4/tcp_timer.c), unless told not to:
+/// then both guests fall silent in the middle of a page.
+const PATIENCE_OF_TCP: [(&str, &str); 3] = [
+    ("ipv4/tcp_rto_max_ms", "1000"),
+    ("ipv4/tcp_retries2", "100"),
+    ("ipv4/tcp_orphan_retries", "100"),
+];
 /// Bytes that no socket's buffer may have had already.
 const NEW: u64 = 300_000;
 /// Between two looks.
