@@ -83,6 +83,23 @@ impl Stream {
         segment.has(TcpFields::ACK) && both_have && (is_new || is_repeated)
     }
 
+    /// Whether the primary says what came before the first that was seen of it. A comparator that died
+    /// may have held just that, so nobody has compared it.
+    #[inline]
+    fn begins_before_what_was_seen(&self, segment: &Segment) -> bool {
+        !self.known.primary_syn && segment.start.before(self.origin)
+    }
+
+    /// The stream begins earlier than was thought. What has been compared of it since lies beyond a gap.
+    #[cold]
+    fn begin_earlier(&mut self, start: Sequence) {
+        if self.origin != self.mark {
+            self.island = (self.origin, self.mark);
+        }
+        self.origin = start;
+        self.mark = start;
+    }
+
     /// Whether the client must hear from the secondary what both have said: the secondary repeats
     /// itself again and again, and the primary does not.
     ///
@@ -188,6 +205,8 @@ impl<F> Comparator<F> {
             stream.known.mark = true;
             // What the secondary said before that finds no partner any more.
             self.advance(flow, turn);
+        } else if !segment.is_empty() && stream.begins_before_what_was_seen(&segment) {
+            stream.begin_earlier(segment.start);
         }
         let stream = self.flows.get_mut(flow).stream();
         stream.note_primary_acknowledgement(&segment);

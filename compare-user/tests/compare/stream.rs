@@ -1,6 +1,6 @@
 //! DESIGN.md section 4.1, rules 1 to 4 and 6: the byte streams.
 
-use compare_user::compare::{Discard, Reason, Release, Side};
+use compare_user::compare::{AckGate, Discard, Reason, Release, Side};
 
 use crate::rig::{Rig, ms};
 use crate::wire::{NETWORKS, data, pattern, segment};
@@ -274,6 +274,40 @@ fn a_flow_first_seen_in_mid_stream_starts_at_the_primarys_first_byte() {
     assert_eq!(rig.reasons(), [Release::Matched]);
     assert_eq!(rig.held(), 0, "what lies before the first byte is dropped");
     assert!(rig.is_clean());
+}
+
+/// A comparator that died had held the first part; the next one sees first what the primary says after
+/// it, and then the first part again.
+#[test]
+fn what_comes_before_the_first_byte_that_was_seen_is_compared_too() {
+    for gate in [AckGate::Payload, AckGate::Slower] {
+        let mut rig = Rig::with(|config| config.ack_gate = gate);
+        rig.both(data(200, b"later"));
+        assert_eq!(rig.released().len(), 1);
+        rig.primary(data(100, &pattern(1, 100)));
+        assert_eq!(rig.released().len(), 1, "nobody has compared it");
+        rig.secondary(data(100, &pattern(1, 50)));
+        assert_eq!(rig.released().len(), 1);
+        rig.secondary(data(150, &pattern(1, 100)[50..]));
+        assert_eq!(rig.released().len(), 2);
+        // What had been compared before lies behind it and is not asked for again.
+        rig.both(data(205, b"and so on"));
+        assert_eq!(rig.released().len(), 3);
+        rig.primary(data(100, &pattern(1, 100)));
+        assert_eq!(rig.reasons().last(), Some(&Release::Retransmission));
+        assert_eq!(rig.held(), 0);
+        assert!(rig.is_clean());
+    }
+}
+
+#[test]
+fn what_comes_before_the_first_byte_that_was_seen_may_differ() {
+    let mut rig = Rig::new();
+    rig.primary(data(200, b"later"));
+    rig.primary(data(100, &pattern(1, 100)));
+    rig.secondary(data(100, &pattern(2, 100)));
+    assert_eq!(rig.released().len(), 0);
+    assert_eq!(rig.divergence().reason, Reason::Payload);
 }
 
 #[test]

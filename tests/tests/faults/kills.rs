@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, ensure};
 use colo_tests::capture::PATIENCE;
 use colo_tests::load::Latencies;
+use colo_tests::packet::Packet;
 use colo_tests::pair::{PairLaunch, Plan as PairPlan};
-use colo_tests::payload::Seed;
+use colo_tests::payload::{Seed, bytes, with_flipped_byte};
 use colo_tests::{
     Attachment, Launch, Namespace, Plan, Program, Result, Role, Topology, needs_root,
 };
@@ -199,7 +200,7 @@ fn with_on_exit_open_no_kill_leaves_a_program_that_stops_the_primary() -> Result
     let mut seed = seed()?;
     let mut topology = Topology::new(Plan::default())?;
     let launch = Launch::on(&topology).arguments(&["--on-exit", "open"]);
-    let frame = colo_tests::Packet::v4().udp(1, 2, b"passes");
+    let frame = Packet::v4().udp(1, 2, b"passes");
     for _ in 0..3 {
         let comparator = launch.clone().start(topology.host())?;
         std::thread::sleep(moment(&mut seed));
@@ -212,6 +213,32 @@ fn with_on_exit_open_no_kill_leaves_a_program_that_stops_the_primary() -> Result
     launch.start(topology.host())?.stop()?;
     ensure!(programs(topology.host())?.is_empty() && pins(&topology)?.is_empty());
     Ok(())
+}
+
+/// The next process sees first what the primary says after what was held, and then that again.
+#[test]
+fn what_a_process_that_died_had_held_is_compared_when_it_is_said_again() -> Result {
+    needs_root!();
+    let mut topology = Topology::new(Plan::default())?;
+    let launch = Launch::on(&topology).arguments(&["--compare-timeout", "60000"]);
+    let say = |at: u32, payload: &[u8]| {
+        let segment = Segment::new(80, 4000).acknowledgement(1).sequence(at).payload(payload);
+        segment.frame(&Packet::v4())
+    };
+    let (held, later) = (bytes(1, 1000), bytes(2, 1000));
+    let comparator = launch.clone().start(topology.host())?;
+    topology.primary.send(&say(1000, &held))?;
+    comparator.control().await_status("one held", PATIENCE, |it| it.count("held") == 1)?;
+    comparator.kill()?;
+
+    let mut comparator = launch.start(topology.host())?;
+    topology.primary.send(&say(2000, &later))?;
+    topology.primary.send(&say(1000, &held))?;
+    topology.client.capture().expect_nothing(SILENCE)?;
+    topology.secondary.send(&say(1000, &with_flipped_byte(&held, 999)))?;
+    ensure!(comparator.event("divergence")?["reason"] == "payload");
+    topology.client.capture().expect_nothing(SILENCE)?;
+    comparator.kill()
 }
 
 #[test]

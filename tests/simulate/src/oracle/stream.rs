@@ -86,10 +86,33 @@ impl Stream {
         self.mark = Some(until);
         self.ours.forget_below(until);
         self.theirs.forget_below(until);
-        if self.island.is_some_and(|island| island.1 <= until) {
+        if let Some((begin, end)) = self.island
+            && begin <= until
+        {
             self.island = None;
+            if until < end {
+                self.mark = Some(end);
+                self.ours.forget_below(end);
+                self.theirs.forget_below(end);
+                return self.advance();
+            }
         }
         Some(meeting)
+    }
+
+    /// The primary says what came before the first that was seen of it: nobody has compared that.
+    /// `waiting` are the secondary's segments that are held.
+    fn begins_earlier<'a>(&mut self, start: i64, waiting: impl Iterator<Item = &'a Segment>) {
+        if let Some(mark) = self.mark.filter(|&mark| mark != self.origin) {
+            // Where there are two such runs, what both have said of the other is not known any more.
+            self.ambiguous |= self.island.is_some();
+            self.island = Some((self.origin, mark));
+        }
+        for segment in waiting.filter(|it| it.start < self.origin && it.end > self.origin) {
+            self.theirs.add(&above(segment, start));
+        }
+        self.origin = start;
+        self.mark = Some(start);
     }
 
     /// A checkpoint has made the guests equal.
@@ -195,6 +218,16 @@ impl Oracle {
             let stream = self.flows[flow as usize].current(segment.incarnation);
             stream.mark = Some(segment.start);
             stream.origin = segment.start;
+        } else {
+            let held = entry.held[Replica::Secondary.index()].clone();
+            let stream = entry.current(segment.incarnation);
+            let joined = stream.our_initial.is_none();
+            if joined && !segment.is_empty() && segment.start < stream.origin {
+                self.coverage.count("flows that begin earlier than was seen");
+                let waiting = held.iter().filter_map(|&held| frames.meaning(held).segment());
+                let same = waiting.filter(|it| it.incarnation == segment.incarnation);
+                stream.begins_earlier(segment.start, same);
+            }
         }
         let entry = &mut self.flows[flow as usize];
         let mark = entry.current(segment.incarnation).mark.unwrap_or(i64::MIN);
@@ -410,7 +443,9 @@ impl Oracle {
         }
         if segment.fin {
             let goes_on = stream.theirs.reaches_beyond(segment.end);
-            if segment.end > mark || goes_on && !stream.ambiguous {
+            // Compared before the stream was found to begin earlier.
+            let was_compared = stream.island.is_some_and(|island| island.1 == segment.end);
+            if segment.end > mark && !was_compared || goes_on && !stream.ambiguous {
                 let text = format!("{segment:?} left, compared up to {mark}, goes on: {goes_on}");
                 return self.broken(Rule::Safety, text);
             }
