@@ -1,13 +1,26 @@
 //! SYNs and incarnations of a TCP flow (DESIGN.md section 4.1, rules 5 and 7).
 
 use super::config::AckGate;
-use super::flow::Known;
+use super::flow::{Known, Stream};
 use super::held::{NIL, Segment};
 use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Release, Side};
 use super::{Comparator, Incoming};
 use crate::frame::TcpFields;
+
+/// What the primary may have acknowledged, at most, when a SYN of the secondary's comes that was on its
+/// way at a checkpoint: a first window.
+const LATE_WITHIN: u32 = 1 << 16;
+
+impl Stream {
+    /// Whether a SYN of the secondary's that comes after a checkpoint can be one of this incarnation: it
+    /// then acknowledges what the primary acknowledged in the beginning.
+    fn may_be_late(&self, segment: &Segment) -> bool {
+        let since = self.primary_acknowledged.0.wrapping_sub(segment.acknowledgement.0);
+        !segment.has(TcpFields::ACK) || !self.known.primary_acknowledged || since < LATE_WITHIN
+    }
+}
 
 impl<F> Comparator<F> {
     /// The primary's SYN or SYN-ACK begins a new incarnation. It leaves when the secondary has
@@ -33,7 +46,7 @@ impl<F> Comparator<F> {
             stream.newest = Sequence(0);
             stream.island = (segment.start, segment.start);
             stream.known = Known { mark: true, primary_syn: true, ..Known::default() };
-            self.adopt_next(flow, turn);
+            self.adopt_next(flow, &segment, turn);
         }
         let stream = self.flows.get_mut(flow).stream();
         stream.note_primary_acknowledgement(&segment);
@@ -98,8 +111,13 @@ impl<F> Comparator<F> {
             return self.discard(incoming.frame, Side::Secondary, why, turn);
         }
         // After a checkpoint one may come that was on its way: it still belongs to the primary's.
-        if !known.primary_syn || known.secondary_syn {
+        let is_late = known.syn_shared && stream.may_be_late(&segment);
+        if !known.primary_syn || known.secondary_syn || known.syn_shared && !is_late {
             return self.hold_for_next(flow, incoming, segment, turn);
+        }
+        let primary = known.primary_acknowledged.then_some(stream.primary_acknowledged);
+        if !is_late && primary.is_some_and(|primary| answers_another(&segment, primary)) {
+            return self.discard(incoming.frame, Side::Secondary, Discard::Flushed, turn);
         }
         stream.known.secondary_syn = true;
         stream.secondary_initial = initial;
@@ -140,10 +158,12 @@ impl<F> Comparator<F> {
         }
     }
 
-    /// The primary has begun the incarnation that the secondary began before it: what the
-    /// secondary sent in it, up to a further SYN, is taken up as if it came now.
-    fn adopt_next(&mut self, flow: u32, turn: &mut impl Turn<F>) {
+    /// The primary has begun, with `begun`, the incarnation that the secondary began before it: what the
+    /// secondary sent in it, up to a further SYN, is taken up as if it came now. What it sent in another
+    /// before it is dropped.
+    fn adopt_next(&mut self, flow: u32, begun: &Segment, turn: &mut impl Turn<F>) {
         let mut syn_seen = false;
+        let mut of_another = false;
         loop {
             let stream = self.flows.get_mut(flow).stream();
             let record = stream.next.head;
@@ -152,9 +172,19 @@ impl<F> Comparator<F> {
             }
             let segment = self.slab.get(record).segment;
             if segment.has(TcpFields::SYN) {
-                if std::mem::replace(&mut syn_seen, true) {
+                if syn_seen {
                     return;
                 }
+                of_another =
+                    begun.has(TcpFields::ACK) && answers_another(&segment, begun.acknowledgement);
+                syn_seen = !of_another;
+            }
+            if of_another {
+                self.slab.dequeue(&mut stream.next, record);
+                self.discard_held(record, Discard::Flushed, turn);
+                continue;
+            }
+            if segment.has(TcpFields::SYN) {
                 stream.known.secondary_syn = true;
                 stream.secondary_initial = Sequence(segment.start.0.wrapping_sub(1));
                 self.slab.get_mut(record).segment = segment.moved_to(stream.origin);
@@ -172,4 +202,11 @@ impl<F> Comparator<F> {
             }
         }
     }
+}
+
+/// Whether a SYN-ACK of the secondary's answers another SYN of the client's than the primary's, which
+/// acknowledges `primary`: then it is of another connection on the same ports. Both guests have the
+/// client's numbers as they are.
+fn answers_another(segment: &Segment, primary: Sequence) -> bool {
+    segment.has(TcpFields::ACK) && segment.acknowledgement != primary
 }

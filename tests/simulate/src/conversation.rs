@@ -55,8 +55,6 @@ pub struct Connections {
     seed: u64,
     /// Where the difference lies.
     pub plant: Option<Plant>,
-    /// What both guests should say.
-    script: Script,
 }
 
 /// How the secondary differs.
@@ -230,7 +228,6 @@ impl Connections {
             shut,
             seed: rng.u64(..),
             plant,
-            script: of_guest,
         };
         all.plant(plant);
         if joined {
@@ -255,14 +252,13 @@ impl Connections {
         }
     }
 
-    /// Both say the same from here on.
+    /// Both say the same from here on: what the primary does, which after its loss may be what the
+    /// secondary did.
     pub fn make_equal(&mut self) {
         self.plant = None;
         let [primary, secondary] = &mut self.guests;
-        for guest in [&mut *primary, secondary] {
-            guest.flips.clear();
-            guest.script = self.script.clone();
-        }
+        secondary.flips.clone_from(&primary.flips);
+        secondary.script.clone_from(&primary.script);
     }
 
     /// A checkpoint: the secondary is the primary now.

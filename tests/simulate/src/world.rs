@@ -685,6 +685,9 @@ impl World {
         if ring.len() >= self.ring_size {
             self.frames.remove(frame);
             self.coverage.count("frames dropped at a ring");
+            if self.ring_size == RING {
+                self.oracle.overflowed();
+            }
             return;
         }
         ring.push_back(frame);

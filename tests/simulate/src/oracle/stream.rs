@@ -181,6 +181,11 @@ fn above(segment: &Segment, place: i64) -> Segment {
     Segment { start, flips, ..segment.clone() }
 }
 
+/// A SYN-ACK that answers another SYN of the client's than the primary's does.
+fn answers_another(theirs: &Segment, ours: &Segment) -> bool {
+    theirs.ack.is_some() && ours.ack.is_some() && theirs.incarnation != ours.incarnation
+}
+
 impl Flow {
     fn current(&mut self, incarnation: u32) -> &mut Stream {
         self.stream.get_or_insert_with(|| Stream::new(incarnation))
@@ -230,7 +235,11 @@ impl Oracle {
             }
         }
         let entry = &mut self.flows[flow as usize];
-        let mark = entry.current(segment.incarnation).mark.unwrap_or(i64::MIN);
+        let stream = entry.current(segment.incarnation);
+        if lost {
+            stream.advance();
+        }
+        let mark = stream.mark.unwrap_or(i64::MIN);
         // Only one that comes first is looked at before it is dropped.
         let is_first = !entry.held[Replica::Primary.index()].iter().any(|&held| {
             let held = (held != frame).then(|| frames.meaning(held).segment()).flatten();
@@ -262,14 +271,23 @@ impl Oracle {
         entry.former = entry.stream.replace(stream);
         let ahead = std::mem::take(&mut entry.ahead);
         let mut rest = ahead.into_iter().peekable();
-        let mut begun = false;
+        let (mut begun, mut of_another) = (false, false);
         while let Some(&frame) = rest.peek() {
             let Some(theirs) = frames.meaning(frame).segment() else { break };
-            if theirs.syn && std::mem::replace(&mut begun, true) {
+            if theirs.syn && begun {
                 break;
             }
             if theirs.syn {
-                self.coverage.count("incarnations begun by the secondary");
+                of_another = answers_another(theirs, segment);
+                begun = !of_another;
+                self.coverage.count(match begun {
+                    true => "incarnations begun by the secondary",
+                    false => "incarnations that only the secondary began",
+                });
+            }
+            if of_another {
+                rest.next();
+                continue;
             }
             self.flows[flow as usize].current(segment.incarnation).hear(theirs);
             rest.next();
@@ -300,11 +318,22 @@ impl Oracle {
             if known {
                 return Ok(());
             }
-            if stream.our_initial.is_none() || stream.their_initial.is_some() {
+            // What a SYN-ACK acknowledges tells connections apart.
+            let of_another = stream.incarnation != segment.incarnation
+                && segment.ack.is_some()
+                && stream.our_ack.is_some();
+            let begun = stream.our_initial.is_some() && stream.their_initial.is_none();
+            if !begun || of_another && stream.shared {
                 if !gone {
                     entry.ahead.push(frame);
                 }
                 return Ok(());
+            }
+            if of_another {
+                return match useless || lost {
+                    true => Ok(()),
+                    false => self.broken(Rule::Drop, "kept what answers another connection"),
+                };
             }
         } else if stream.waits_for_syn() {
             return match useless || lost {
@@ -432,7 +461,8 @@ impl Oracle {
 
     /// Every byte has been said by the secondary.
     fn may_leave(&mut self, flow: u32, segment: &Segment) -> Verdict {
-        let gate = self.scenario.gate;
+        // Of several at once the later ones had not been seen when the first had done its work.
+        let (gate, together) = (self.scenario.gate, self.offered_together);
         let Some(stream) = self.flows[flow as usize].stream_of(segment) else { return Ok(()) };
         let Some(mark) = stream.mark else {
             return self.broken(Rule::Safety, "left although nothing was compared");
@@ -445,7 +475,8 @@ impl Oracle {
             let goes_on = stream.theirs.reaches_beyond(segment.end);
             // Compared before the stream was found to begin earlier.
             let was_compared = stream.island.is_some_and(|island| island.1 == segment.end);
-            if segment.end > mark && !was_compared || goes_on && !stream.ambiguous {
+            let goes_on = goes_on && !stream.ambiguous && !together;
+            if segment.end > mark && !was_compared || goes_on {
                 let text = format!("{segment:?} left, compared up to {mark}, goes on: {goes_on}");
                 return self.broken(Rule::Safety, text);
             }
@@ -582,12 +613,14 @@ impl Oracle {
             what = "released: secondary's acknowledgement";
             let new = segment.ack > left;
             let repeated = segment.ack == left && !waiting.is_empty();
-            // With a newer timestamp than what waits, it must not overtake what says as much.
+            // With a newer timestamp than what waits, it must not overtake what says as much; but for an
+            // end, which waits behind whatever data waits.
             let overtakes = straight
                 && waiting.iter().any(|waits| {
                     waits.ack.is_some()
                         && waits.ack <= segment.ack
                         && !waits.is_empty()
+                        && !waits.fin
                         && waits.end <= mark
                 });
             told && !stream.blocked && (new || repeated) && !overtakes
