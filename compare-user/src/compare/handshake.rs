@@ -115,8 +115,8 @@ impl<F> Comparator<F> {
         if !known.primary_syn || known.secondary_syn || known.syn_shared && !is_late {
             return self.hold_for_next(flow, incoming, segment, turn);
         }
-        let primary = known.primary_acknowledged.then_some(stream.primary_acknowledged);
-        if !is_late && primary.is_some_and(|primary| answers_another(&segment, primary)) {
+        let waiting = stream.primary.first(&self.slab).map(|first| self.slab.get(first).segment);
+        if !is_late && waiting.is_some_and(|waiting| answers_another(&segment, &waiting)) {
             return self.discard(incoming.frame, Side::Secondary, Discard::Flushed, turn);
         }
         stream.known.secondary_syn = true;
@@ -175,8 +175,7 @@ impl<F> Comparator<F> {
                 if syn_seen {
                     return;
                 }
-                of_another =
-                    begun.has(TcpFields::ACK) && answers_another(&segment, begun.acknowledgement);
+                of_another = answers_another(&segment, begun);
                 syn_seen = !of_another;
             }
             if of_another {
@@ -204,9 +203,9 @@ impl<F> Comparator<F> {
     }
 }
 
-/// Whether a SYN-ACK of the secondary's answers another SYN of the client's than the primary's, which
-/// acknowledges `primary`: then it is of another connection on the same ports. Both guests have the
-/// client's numbers as they are.
-fn answers_another(segment: &Segment, primary: Sequence) -> bool {
-    segment.has(TcpFields::ACK) && segment.acknowledgement != primary
+/// Whether a SYN-ACK of the secondary's answers another SYN of the client's than the primary's does: then
+/// it is of another connection on the same ports. Both guests have the client's numbers as they are.
+fn answers_another(theirs: &Segment, ours: &Segment) -> bool {
+    let both = |flags| theirs.has(flags) && ours.has(flags);
+    both(TcpFields::SYN) && both(TcpFields::ACK) && theirs.acknowledgement != ours.acknowledgement
 }

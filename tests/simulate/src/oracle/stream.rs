@@ -34,6 +34,8 @@ pub(super) struct Stream {
     begun: Option<Time>,
     /// What has left beyond a gap.
     island: Option<(i64, i64)>,
+    /// How far it had been compared when the primary was found to begin earlier.
+    compared_once: Option<i64>,
     /// All that has left.
     left: Vec<(i64, i64)>,
     left_ack: Option<i64>,
@@ -62,6 +64,7 @@ impl Stream {
             shared: false,
             begun: None,
             island: None,
+            compared_once: None,
             left: Vec::new(),
             left_ack: None,
             blocked: false,
@@ -103,6 +106,7 @@ impl Stream {
     /// The primary says what came before the first that was seen of it: nobody has compared that.
     /// `waiting` are the secondary's segments that are held.
     fn begins_earlier<'a>(&mut self, start: i64, waiting: impl Iterator<Item = &'a Segment>) {
+        self.compared_once = self.compared_once.max(self.mark);
         if let Some(mark) = self.mark.filter(|&mark| mark != self.origin) {
             // Where there are two such runs, what both have said of the other is not known any more.
             self.ambiguous |= self.island.is_some();
@@ -474,7 +478,7 @@ impl Oracle {
         if segment.fin {
             let goes_on = stream.theirs.reaches_beyond(segment.end);
             // Compared before the stream was found to begin earlier.
-            let was_compared = stream.island.is_some_and(|island| island.1 == segment.end);
+            let was_compared = stream.compared_once.is_some_and(|until| segment.end <= until);
             let goes_on = goes_on && !stream.ambiguous && !together;
             if segment.end > mark && !was_compared || goes_on {
                 let text = format!("{segment:?} left, compared up to {mark}, goes on: {goes_on}");
