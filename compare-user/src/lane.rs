@@ -19,7 +19,7 @@ use nix::sys::eventfd::EventFd;
 use crate::compare::{
     Amendment, Checksum, Comparator, Discard, Divergence, Release, Side, Sink, Timestamp,
 };
-use crate::frame::{FlowKey, FrameStore, Headers, checksum, timestamp};
+use crate::frame::{FlowKey, FrameStore, Headers, checksum, payload, timestamp};
 use crate::observe::{Books, DivergenceReport, Event, FlowStatus, LaneStatus, PortStatus};
 use crate::port::{FrameOf, Memory, Port, PortError};
 
@@ -395,8 +395,8 @@ impl<P: Port> Lane<P> {
             }
             let completes =
                 amendment.checksum == Checksum::Partial && self.options.complete_checksums;
-            if completes || amendment.timestamp.is_some() {
-                self.amend(&frame, amendment.timestamp, completes);
+            if completes || amendment.timestamp.is_some() || amendment.without_payload {
+                self.amend(&frame, amendment, completes);
             }
             self.outbox.push_back(frame);
         }
@@ -424,12 +424,16 @@ impl<P: Port> Lane<P> {
         self.store.recycle(frame);
     }
 
-    /// Gives a segment that has waited the time of those that have left, and does what the guest left to
-    /// offload hardware that this path does not have.
+    /// Gives a segment that has waited the time of those that have left, takes out the payload that nobody
+    /// has compared, and does what the guest left to offload hardware that this path does not have.
     #[cold]
-    fn amend(&mut self, frame: &FrameOf<P>, time: Option<u32>, completes: bool) {
-        let headers = Headers::parse(&self.store, frame);
-        if let Some(time) = time
+    fn amend(&mut self, frame: &FrameOf<P>, amendment: Amendment, completes: bool) {
+        let mut headers = Headers::parse(&self.store, frame);
+        if amendment.without_payload {
+            self.remove_payload(frame, &headers);
+            headers = Headers::parse(&self.store, frame);
+        }
+        if let Some(time) = amendment.timestamp
             && let Some(set) = timestamp::replaced(&self.store, frame, &headers, time)
         {
             self.store.write(frame, set.at, &time.to_be_bytes());
@@ -440,6 +444,21 @@ impl<P: Port> Lane<P> {
         if completes && let Some((at, value)) = checksum::completed(&self.store, frame, &headers) {
             self.store.write(frame, at, &value.to_be_bytes());
             self.checksums_completed += 1;
+        }
+    }
+
+    fn remove_payload(&mut self, frame: &FrameOf<P>, headers: &Headers) {
+        const ZEROES: [u8; 256] = [0; 256];
+        // None for what is no TCP segment, of which the comparator does not ask it.
+        let Some(removal) = payload::removed(&self.store, frame, headers) else { return };
+        let words = [Some(removal.length), removal.header_checksum, Some(removal.checksum)];
+        for (at, word) in words.into_iter().flatten() {
+            self.store.write(frame, at, &word);
+        }
+        self.store.write(frame, removal.flags.0, &[removal.flags.1]);
+        let end = self.store.len(frame);
+        for at in (removal.padding..end).step_by(ZEROES.len()) {
+            self.store.write(frame, at, &ZEROES[..ZEROES.len().min(end - at)]);
         }
     }
 

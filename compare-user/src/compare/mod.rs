@@ -379,7 +379,7 @@ impl<F> Comparator<F> {
         let held = self.slab.get(record);
         let timestamp = self.flows.get_mut(held.flow).timestamp_for(&held.segment);
         let (frame, _, checksum) = self.let_go(record);
-        self.release(frame, why, Amendment { checksum, timestamp }, turn);
+        self.release(frame, why, Amendment { checksum, timestamp, without_payload: false }, turn);
     }
 
     /// Releases a TCP segment on its arrival.
@@ -393,7 +393,8 @@ impl<F> Comparator<F> {
         turn: &mut impl Turn<F>,
     ) {
         let timestamp = self.flows.get_mut(flow).timestamp_for(segment);
-        let amendment = Amendment { checksum: incoming.checksum, timestamp };
+        let checksum = incoming.checksum;
+        let amendment = Amendment { checksum, timestamp, without_payload: false };
         self.release(incoming.frame, why, amendment, turn);
     }
 

@@ -9,7 +9,7 @@ use super::flow::{Kind, Stream};
 use super::held::{NIL, Segment, Slab};
 use super::sequence::Sequence;
 use super::turn::Turn;
-use super::verdict::{Discard, Reason, Release, Side};
+use super::verdict::{Amendment, Discard, Reason, Release, Side};
 use super::{Comparator, Finding, Incoming};
 use crate::frame::{TcpFields, timestamp};
 
@@ -359,7 +359,7 @@ impl<F> Comparator<F> {
             if self.config.ack_gate == AckGate::Slower
                 && self.flows.get_mut(flow).stream().must_be_repeated(&segment)
             {
-                return self.release_segment(flow, incoming, &segment, Release::Slower, turn);
+                return self.release_repetition(flow, incoming, &segment, turn);
             }
             let why = if segment.is_empty() { Discard::Compared } else { Discard::Retransmission };
             return self.discard(incoming.frame, Side::Secondary, why, turn);
@@ -370,6 +370,52 @@ impl<F> Comparator<F> {
             stream.secondary.insert(&mut self.slab, record);
         }
         self.advance(flow, turn);
+    }
+
+    /// Releases what the secondary repeats of that which both have said. Nobody has compared this copy of
+    /// it: it leaves whole if the primary's segment waits and says the same, and else without payload.
+    #[cold]
+    fn release_repetition(
+        &mut self,
+        flow: u32,
+        incoming: Incoming<'_, F>,
+        segment: &Segment,
+        turn: &mut impl Turn<F>,
+    ) {
+        let entry = self.flows.get_mut(flow);
+        let timestamp = entry.timestamp_for(segment);
+        let waiting = entry.stream().primary.first(&self.slab);
+        let is_whole = segment.is_empty()
+            || waiting.is_some_and(|waiting| self.says_same(waiting, &incoming, segment, turn));
+        let checksum = incoming.checksum;
+        let amendment = Amendment { checksum, timestamp, without_payload: !is_whole };
+        self.release(incoming.frame, Release::Slower, amendment, turn);
+    }
+
+    /// Whether a held segment has all that an arriving one says, byte for byte.
+    fn says_same(
+        &self,
+        held: u32,
+        incoming: &Incoming<'_, F>,
+        segment: &Segment,
+        turn: &impl Turn<F>,
+    ) -> bool {
+        let record = self.slab.get(held);
+        let (ours, theirs) = (&record.segment, segment);
+        let covers = ours.start.at_or_before(theirs.start) && theirs.end.at_or_before(ours.end);
+        // Where the stream ends is for the client to hear from the primary.
+        covers
+            && !theirs.has(TcpFields::FIN)
+            && first_difference(
+                turn.store(),
+                (&incoming.frame, usize::from(incoming.headers.content)),
+                (
+                    self.slab.frame(held),
+                    record.span.start() + theirs.start.distance_from(ours.start) as usize,
+                ),
+                theirs.end.distance_from(theirs.start) as usize,
+            )
+            .is_none()
     }
 
     /// A bare ACK of the secondary: first it lets go what of the primary's waits for it; if the

@@ -57,11 +57,14 @@ pub struct Amendment {
     /// client has seen, or may be about to see, a later one in this connection. Only where the slower
     /// replica's acknowledgements leave.
     pub timestamp: Option<u32>,
+    /// The payload is taken out of it: what the secondary says again of that which has left has nothing any
+    /// more that it could be compared with. Only where the slower replica's acknowledgements leave.
+    pub without_payload: bool,
 }
 
 impl From<Checksum> for Amendment {
     fn from(checksum: Checksum) -> Self {
-        Self { checksum, timestamp: None }
+        Self { checksum, timestamp: None, without_payload: false }
     }
 }
 
@@ -77,8 +80,9 @@ pub enum Release {
     Malformed,
     /// A TCP segment without payload that need not wait (any longer).
     NoPayload,
-    /// The secondary's acknowledgement, which says less than the primary's; or what it repeats of that
-    /// which has left, so that the client acknowledges it once more.
+    /// The secondary's acknowledgement, which says less than the primary's; or what it repeats: of that
+    /// which has left without the payload, so that the client acknowledges it once more, and of that which
+    /// the primary has waiting with it, because the client lacks it.
     Slower,
     /// TCP bytes that have left before.
     Retransmission,

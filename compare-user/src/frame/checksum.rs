@@ -94,6 +94,19 @@ pub fn ipv4_header_valid<S: FrameStore>(
     Some(fold(sum(store, frame, network, network + header)) == 0xffff)
 }
 
+/// The checksum of a TCP segment if it had these flags, as their offset and value, and no payload.
+pub(super) fn of_bare_segment(run: &[u8], headers: &Headers, flags: (usize, u8)) -> Option<u16> {
+    let [start, end] = [headers.transport, headers.content].map(usize::from);
+    let at = start + usize::from(checksum_offset(headers.key.protocol, headers.key.family)?);
+    let flags_word = u16::from_be_bytes([*run.get(flags.0 - 1)?, flags.1]);
+    let rest = [start..flags.0 - 1, flags.0 + 1..at, at + 2..end];
+    let mut total = u64::from(pseudo_header_sum(run, headers, end - start)) + u64::from(flags_word);
+    for piece in rest {
+        total += u64::from(words(run.get(piece)?));
+    }
+    Some(!fold(total))
+}
+
 /// A checksum field and what it covers, as offsets in the frame.
 struct Field {
     at: usize,
@@ -183,13 +196,18 @@ fn sum<S: FrameStore>(store: &S, frame: &S::Frame, from: usize, to: usize) -> u6
         if piece.is_empty() {
             break;
         }
-        let words = !Sum16BitWords::new().add_slice(piece).ones_complement().to_be();
+        let words = words(piece);
         // A piece that starts on an odd byte has its words swapped (RFC 1071 section 2 (B)).
         let is_odd = !(at - from).is_multiple_of(2);
         total += u64::from(if is_odd { words.swap_bytes() } else { words });
         at += piece.len();
     }
     total
+}
+
+/// Folded sum of big-endian words; a last odd byte is the high half of one.
+fn words(piece: &[u8]) -> u16 {
+    !Sum16BitWords::new().add_slice(piece).ones_complement().to_be()
 }
 
 /// Adds the carries of a one's complement sum back in until 16 bits remain.

@@ -7,6 +7,7 @@ pub mod checksum;
 mod headers;
 mod key;
 mod parse;
+pub mod payload;
 #[cfg(test)]
 pub(crate) mod samples;
 mod store;

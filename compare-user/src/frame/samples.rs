@@ -1,6 +1,6 @@
 //! Frames for tests, put together layer by layer, and a store that splits them.
 
-use etherparse::{Ipv4Header, TcpHeader, UdpHeader};
+use etherparse::{Ipv4Header, TcpHeader, TcpHeaderSlice, UdpHeader};
 
 use super::store::FrameStore;
 
@@ -106,6 +106,23 @@ pub(crate) fn tcp_with(payload: &[u8], edit: impl FnOnce(&mut TcpHeader)) -> Vec
     header.acknowledgment_number = 9;
     edit(&mut header);
     [&header.to_bytes()[..], payload].concat()
+}
+
+/// A TCP segment between the sample addresses, in one of three kinds of frame: IPv6, IPv4, and IPv4 with a
+/// tag. Its checksum is etherparse's.
+pub(crate) fn in_network(network: usize, mut segment: Vec<u8>, payload: &[u8]) -> Vec<u8> {
+    let header = TcpHeaderSlice::from_slice(&segment).expect("a header");
+    let sum = match network {
+        0 => header.calc_checksum_ipv6_raw(SOURCE6, DESTINATION6, payload),
+        _ => header.calc_checksum_ipv4_raw(SOURCE, DESTINATION, payload),
+    };
+    let sum = sum.expect("it fits").to_be_bytes();
+    segment[16..18].copy_from_slice(&sum);
+    match network {
+        0 => ethernet(IPV6, &ipv6(TCP, &segment)),
+        1 => ethernet(IPV4, &ipv4(TCP, &segment)),
+        _ => tagged(&[(0x8100, 5)], IPV4, &ipv4(TCP, &segment)),
+    }
 }
 
 /// A UDP datagram from port 1000 to 2000.

@@ -85,7 +85,6 @@ fn search(options: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::TcpHeaderSlice;
     use proptest::prelude::*;
 
     use super::super::checksum::valid;
@@ -130,22 +129,6 @@ mod tests {
         tcp_with(payload, |header| header.set_options_raw(options).expect("they fit"))
     }
 
-    /// A segment between the sample addresses, in one of three kinds of frame, its checksum by etherparse.
-    fn framed(network: usize, mut segment: Vec<u8>, payload: &[u8]) -> Vec<u8> {
-        let header = TcpHeaderSlice::from_slice(&segment).expect("a header");
-        let sum = match network {
-            0 => header.calc_checksum_ipv6_raw(SOURCE6, DESTINATION6, payload),
-            _ => header.calc_checksum_ipv4_raw(SOURCE, DESTINATION, payload),
-        };
-        let sum = sum.expect("it fits").to_be_bytes();
-        segment[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum);
-        match network {
-            0 => ethernet(IPV6, &ipv6(TCP, &segment)),
-            1 => ethernet(IPV4, &ipv4(TCP, &segment)),
-            _ => tagged(&[(0x8100, 5)], IPV4, &ipv4(TCP, &segment)),
-        }
-    }
-
     proptest! {
         #[test]
         fn the_new_time_stands_and_the_checksum_holds(
@@ -154,7 +137,7 @@ mod tests {
             payload in proptest::collection::vec(any::<u8>(), 0..40),
             network in 0usize..3,
         ) {
-            let frame = framed(network, segment(&options(before, old), &payload), &payload);
+            let frame = in_network(network, segment(&options(before, old), &payload), &payload);
             let state = with_headers(&frame, |f, h| checksum::state(&HeapFrames, f, h));
             // One right checksum in 65,536 looks partial and is completed by its sender in the end.
             prop_assume!(state == ChecksumState::Complete);

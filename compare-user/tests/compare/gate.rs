@@ -251,6 +251,28 @@ fn a_secondary_that_missed_the_clients_acknowledgement_gets_it_again() {
 }
 
 #[test]
+fn what_the_secondary_says_again_leaves_without_a_payload_that_nobody_can_compare() {
+    for payload in [b"page", b"PAGE"] {
+        let mut rig = slower();
+        rig.both(data(0, b"page"));
+        rig.secondary(data(0, payload));
+        rig.secondary(data(0, payload));
+        assert_eq!(rig.reasons()[1..], [Release::Slower]);
+        assert!(rig.record.released[1].2.without_payload);
+    }
+    // Of what the primary has waiting, only the same leaves whole.
+    for (payload, same) in [(b"one ", true), (b"ONE ", false)] {
+        let mut rig = slower();
+        rig.primary(data(4, b"one long segment"));
+        rig.secondary(data(4, b"one "));
+        rig.secondary(data(4, payload));
+        rig.secondary(data(4, payload));
+        assert_eq!(rig.reasons(), [Release::Slower]);
+        assert_eq!(rig.record.released[0].2.without_payload, !same);
+    }
+}
+
+#[test]
 fn a_secondary_that_missed_the_answer_to_its_syn_ack_gets_it_again() {
     let mut rig = slower();
     rig.primary(segment(1000).syn().ack(1));

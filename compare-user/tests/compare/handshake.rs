@@ -77,13 +77,33 @@ fn a_retransmitted_secondary_syn_changes_nothing() {
 }
 
 #[test]
-fn a_syn_ack_is_gated_as_data_is() {
+fn a_syn_ack_that_answers_another_syn_of_the_clients_is_of_another_connection() {
     let mut rig = Rig::new();
     rig.secondary(segment(OTHER_ISN).syn().ack(50));
+    rig.secondary(data(OTHER_ISN + 1, b"of the other").ack(50));
     rig.primary(segment(ISN).syn().ack(77));
-    assert!(rig.released().is_empty(), "the secondary answers an older SYN of the client");
-    rig.secondary(segment(ISN + 1).ack(77));
+    rig.secondary(segment(OTHER_ISN).syn().ack(50));
+    assert!(rig.released().is_empty(), "the secondary has not answered what the primary answers");
+    assert_eq!(rig.discards(), [(Side::Secondary, Discard::Flushed); 3]);
+    rig.secondary(segment(30).syn().ack(77));
     assert_eq!(rig.released().len(), 1);
+    rig.both(data(ISN + 1, b"goes on").ack(77));
+    assert_eq!(rig.released().len(), 2);
+    assert!(rig.is_clean());
+}
+
+#[test]
+fn a_syn_ack_after_a_checkpoint_belongs_to_the_connection_whose_syn_it_answers() {
+    for (answers, of_this) in [(1000, true), (0xffff_8000, true), (0xfffe_0000, false)] {
+        let mut rig = Rig::new();
+        rig.primary(segment(ISN).syn().ack(1000));
+        rig.checkpoint();
+        // On its way since before the checkpoint, or of a connection that the primary has yet to begin.
+        rig.secondary(segment(OTHER_ISN).syn().ack(answers));
+        assert_eq!(rig.held() == 0, of_this);
+        rig.primary(segment(700).syn().ack(answers));
+        assert_eq!(rig.released().len(), 1 + usize::from(!of_this));
+    }
 }
 
 #[test]

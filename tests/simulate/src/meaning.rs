@@ -172,6 +172,14 @@ pub struct Meaning {
 }
 
 impl Meaning {
+    /// The payload is taken out of a segment, and with it the end that it has.
+    pub fn lose_payload(&mut self) {
+        if let Content::Segment(segment) = &mut self.content {
+            (segment.end, segment.fin) = (segment.start, false);
+            segment.flips.clear();
+        }
+    }
+
     /// The segment, if it is one.
     #[must_use]
     pub fn segment(&self) -> Option<&Segment> {

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use compare_user::compare::{
-    Amendment, Checksum, Discard, Divergence, Exhibit, Reason, Release, Side, Sink,
-};
+use compare_user::compare::{Amendment, Discard, Divergence, Exhibit, Reason, Release, Side, Sink};
 use compare_user::frame::FlowKey;
 
 use crate::frames::{Frame, Frames};
@@ -49,7 +47,7 @@ impl std::fmt::Debug for Report {
 #[derive(Debug)]
 pub enum Output {
     /// This frame leaves.
-    Released(Frame, Release, Checksum),
+    Released(Frame, Release, Amendment),
     /// This frame goes back to memory.
     Discarded(Frame, Replica, Discard),
     /// The outputs differ.
@@ -82,7 +80,7 @@ pub struct Outputs(pub Vec<Output>);
 
 impl Sink<Frames> for Outputs {
     fn release(&mut self, frame: Frame, why: Release, amendment: Amendment) {
-        self.0.push(Output::Released(frame, why, amendment.checksum));
+        self.0.push(Output::Released(frame, why, amendment));
     }
 
     fn discard(&mut self, frame: Frame, from: Side, why: Discard) {

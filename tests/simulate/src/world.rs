@@ -792,10 +792,11 @@ impl World {
         }
         for output in outputs {
             lines.push(match output {
-                Output::Released(frame, why, _) => {
+                Output::Released(frame, why, amendment) => {
                     format!(
-                        "  releases {} {why:?}: {}",
+                        "  releases {} {why:?}{}: {}",
                         frame.0,
+                        if amendment.without_payload { " without payload" } else { "" },
                         shown_meaning(self.frames.meaning(frame.0))
                     )
                 }
@@ -825,7 +826,12 @@ impl World {
     fn carry_out(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Released(frame, ..) => self.outbox.push_back(frame),
+                Output::Released(frame, _, amendment) => {
+                    if amendment.without_payload {
+                        self.frames.meaning_mut(frame.0).lose_payload();
+                    }
+                    self.outbox.push_back(frame);
+                }
                 Output::Discarded(frame, ..) => {
                     self.frames.remove(frame);
                 }

@@ -186,6 +186,8 @@ pub struct Oracle {
     contested: BTreeSet<u32>,
     /// Several frames were offered in the call at hand: what each of them found is not known.
     offered_together: bool,
+    /// The payload is taken out of the frame at hand.
+    bare: bool,
     /// The order in which the frame at hand came.
     came: u64,
     /// When the frame at hand was offered.
@@ -239,6 +241,7 @@ impl Oracle {
             pairs: BTreeMap::new(),
             contested: BTreeSet::new(),
             offered_together: false,
+            bare: false,
             came: 0,
             offered_at: 0,
             now: 0,
@@ -398,11 +401,16 @@ impl Oracle {
         frames: &Frames,
     ) -> Verdict {
         match output {
-            Output::Released(frame, why, checksum) => {
+            Output::Released(frame, why, amendment) => {
                 let place = self.leaves(frame.0, frames)?;
                 self.released += 1;
                 let meaning = frames.meaning(frame.0);
-                self.released_checksum(meaning, *checksum)?;
+                self.released_checksum(meaning, amendment.checksum)?;
+                self.bare = amendment.without_payload;
+                if self.bare && *why != Release::Slower {
+                    let text = format!("{why:?} of {meaning:?} without its payload");
+                    return self.broken(Rule::Safety, text);
+                }
                 self.released(call, flushes, frame.0, place, *why, frames)
             }
             Output::Discarded(frame, side, why) => {

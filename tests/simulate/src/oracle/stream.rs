@@ -629,8 +629,20 @@ impl Oracle {
                 });
             told && !stream.blocked && (new || repeated) && !overtakes
         } else {
-            what = "released: secondary's repetition";
-            let honest = segment.damaged || segment.flips.is_empty();
+            // What of it has left cannot be compared again; the client lacks only what the primary has
+            // waiting, which tells whether this copy is right.
+            let is_right = waiting.iter().any(|waits| {
+                let covers = waits.start <= segment.start && segment.end <= waits.end;
+                let mut ours = waits.flips.clone();
+                ours.retain(|flip| (segment.start..segment.end).contains(&flip.0));
+                covers && !segment.fin && ours == segment.flips
+            });
+            let (name, honest) = match (self.bare, segment.is_empty()) {
+                (true, _) => ("released: secondary's repetition, without payload", true),
+                (_, true) => ("released: secondary's end again", true),
+                (false, false) => ("released: secondary's repetition", is_right),
+            };
+            what = name;
             told && !segment.rst && segment.end <= mark && said_twice >= 2 && honest
         };
         if !segment.rst && !segment.syn {
@@ -827,10 +839,13 @@ impl Oracle {
         if stream.blocked {
             return Ok(());
         }
-        // Behind one that reaches beyond the mark and begins before it, a segment waits its turn.
+        // Behind one that reaches beyond the mark and begins before it, or came before it, a segment waits
+        // its turn.
+        let came = |frame: u32| self.inside[frame as usize];
         let hidden = |held: &[(u32, &Segment)], frame: u32, segment: &Segment| {
             held.iter().any(|(other, it)| {
-                it.end > mark && (it.start, *other) < (segment.start, frame) && !it.is_bare()
+                let is_before = (it.start, came(*other)) < (segment.start, came(frame));
+                it.end > mark && is_before && !it.is_bare()
             })
         };
         let stale = theirs
