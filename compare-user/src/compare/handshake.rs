@@ -104,7 +104,11 @@ impl<F> Comparator<F> {
         let own = known.secondary_syn && stream.secondary_initial == initial;
         let shared = known.syn_shared && stream.origin == segment.start;
         if own || shared {
-            if self.config.ack_gate == AckGate::Slower && stream.must_be_challenged() {
+            // One of its own numbers, after a checkpoint, is one that was on its way: nobody waits for an
+            // answer to it.
+            let is_late = known.syn_shared && !shared;
+            let gate = self.config.ack_gate;
+            if gate == AckGate::Slower && !is_late && stream.must_be_challenged() {
                 return self.release_segment(flow, incoming, &segment, Release::Slower, turn);
             }
             let why = Discard::Retransmission;

@@ -917,7 +917,6 @@ impl World {
         }
         self.say(|| "checkpoint begins".to_owned());
         self.paused = true;
-        self.copy_to_secondary();
         let lasts = MILLISECOND + self.hypervisor.u64(0..4_000) * MICROSECOND;
         self.at(self.now + lasts, Event::CheckpointDone);
     }
@@ -937,6 +936,8 @@ impl World {
         }
         self.checkpoint_asked = false;
         if self.oracle.standalone().is_none() {
+            // Only now has it all that it needs; one that is broken off leaves it as it was.
+            self.copy_to_secondary();
             self.take_what_waits()?;
             self.call(Call::Checkpoint, &[], |comparator, frames, now, outputs| {
                 comparator.checkpoint_done(now, frames, outputs);

@@ -256,6 +256,10 @@ impl Oracle {
         if segment.fin {
             stream.our_end = Some(segment.end);
         }
+        if lost {
+            // The client sees a gap, and what follows it leaves all the same.
+            insert(&mut stream.left, segment.start, segment.end);
+        }
         if lost && is_first {
             stream.compared_before_lost(Replica::Primary, segment);
         } else if !lost {
@@ -592,7 +596,8 @@ impl Oracle {
         why: Release,
         frames: &Frames,
     ) -> Verdict {
-        let straight = self.comes_straight();
+        // Of several at once, what waits now may not have been compared when it left.
+        let straight = self.comes_straight() && !self.offered_together;
         let entry = &mut self.flows[flow as usize];
         let primary_waits = !entry.held[Replica::Primary.index()].is_empty();
         let waiting: Vec<Segment> = entry.held[Replica::Primary.index()]
