@@ -281,4 +281,40 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "at.moment().wrapping_sub(stream.begun) as i32 >= 0",
         "at.moment().wrapping_sub(stream.begun) as i32 >= i32::MIN",
     ),
+    change(
+        "what the secondary says again leaves with its payload",
+        "compare-user/src/compare/stream.rs",
+        "without_payload: !is_whole };",
+        "without_payload: is_whole && !is_whole };",
+    ),
+    change(
+        "what the secondary says again need not be what the primary has waiting",
+        "compare-user/src/compare/stream.rs",
+        "covers\n            && !theirs.has(TcpFields::FIN)\n            && first_difference(",
+        "covers\n            && !theirs.has(TcpFields::FIN)\n            || first_difference(",
+    ),
+    change(
+        "a stream begins where it was first seen",
+        "compare-user/src/compare/stream.rs",
+        "!self.known.primary_syn && segment.start.before(self.origin)",
+        "self.known.primary_syn && !self.known.primary_syn && segment.start.before(self.origin)",
+    ),
+    change(
+        "what was compared before a stream was found to begin earlier is forgotten",
+        "compare-user/src/compare/stream.rs",
+        "if self.origin != self.mark {\n            self.island",
+        "if self.origin != self.mark && self.known.primary_syn {\n            self.island",
+    ),
+    change(
+        "a SYN-ACK belongs to whatever connection the primary began last",
+        "compare-user/src/compare/handshake.rs",
+        "theirs.acknowledgement != ours.acknowledgement",
+        "theirs.acknowledgement != theirs.acknowledgement",
+    ),
+    change(
+        "any SYN after a checkpoint is one that was on its way",
+        "compare-user/src/compare/handshake.rs",
+        "|| since < LATE_WITHIN",
+        "|| since >= LATE_WITHIN || since < LATE_WITHIN",
+    ),
 ];

@@ -279,25 +279,23 @@ impl Oracle {
         entry.former = entry.stream.replace(stream);
         let ahead = std::mem::take(&mut entry.ahead);
         let mut rest = ahead.into_iter().peekable();
-        let (mut begun, mut of_another) = (false, false);
+        let mut begun = false;
         while let Some(&frame) = rest.peek() {
             let Some(theirs) = frames.meaning(frame).segment() else { break };
             if theirs.syn && begun {
                 break;
             }
+            begun |= theirs.syn && !answers_another(theirs, segment);
             if theirs.syn {
-                of_another = answers_another(theirs, segment);
-                begun = !of_another;
                 self.coverage.count(match begun {
                     true => "incarnations begun by the secondary",
                     false => "incarnations that only the secondary began",
                 });
             }
-            if of_another {
-                rest.next();
-                continue;
+            // What comes before its SYN is of a connection that the primary passed over.
+            if begun {
+                self.flows[flow as usize].current(segment.incarnation).hear(theirs);
             }
-            self.flows[flow as usize].current(segment.incarnation).hear(theirs);
             rest.next();
         }
         self.flows[flow as usize].ahead = rest.collect();
