@@ -350,6 +350,7 @@ impl Oracle {
         if !lost {
             stream.hear(segment);
         } else {
+            stream.advance();
             stream.hear(&Segment { start: segment.end, flips: Vec::new(), ..segment.clone() });
             stream.compared_before_lost(Replica::Secondary, segment);
         }
