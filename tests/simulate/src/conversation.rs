@@ -8,7 +8,7 @@ use crate::chance::{Part, generator, happens, one_of};
 use crate::endpoint::{self, Endpoint, Script, State, habits};
 use crate::meaning::{Address, Replica, Segment};
 use crate::packet::{self, Built, GRE, ICMP, ICMPV6, Place, TCP, Tcp, UDP};
-use crate::scenario::Scenario;
+use crate::scenario::{Gate, Scenario};
 use crate::time::{MICROSECOND, MILLISECOND, Time};
 
 /// A flow.
@@ -208,8 +208,17 @@ impl Connections {
         });
         let state = if active { State::Closed } else { State::Listening };
         let longest = endpoint::longest(rng);
-        let guests = Replica::BOTH
-            .map(|side| Endpoint::new(state, of_guest.clone(), habits(side, longest, rng)));
+        // One that cuts finer what it says again waits for ever for the rest of a segment of the primary's,
+        // unless the slower replica is heard.
+        let may_cut = scenario.gate == Gate::Slower && !scenario.is_recoverable();
+        let finer = may_cut && (scenario.seed ^ u64::from(number)).is_multiple_of(4);
+        let guests = Replica::BOTH.map(|side| {
+            let mut habits = habits(side, longest, rng);
+            if finer && side == Replica::Secondary {
+                habits.again = (longest / 3).max(1);
+            }
+            Endpoint::new(state, of_guest.clone(), habits)
+        });
         let longest = endpoint::longest(rng);
         let own = habits(Replica::Primary, longest, rng);
         let shut = unusual.then(|| {

@@ -43,6 +43,8 @@ pub struct Habits {
     pub side: Replica,
     /// Segments are of at most so many bytes.
     pub longest: i64,
+    /// What it says again it says in segments of at most so many bytes.
+    pub again: i64,
     /// Segments may be shorter at random.
     pub ragged: bool,
     /// Bytes under way at once.
@@ -293,12 +295,11 @@ impl Endpoint {
             && self.script.available(self.received) > self.nxt
     }
 
-    /// Says the first unacknowledged bytes once more, as many as fit: cut anew, but not finer than the
-    /// other guest does, for whom one segment of it would have to wait for ever.
+    /// Says the first unacknowledged bytes once more, as many as fit: cut anew.
     fn say_again(&mut self, now: Time, out: &mut Vec<Segment>) {
         let total = self.total();
         let said = self.nxt.min(total);
-        let end = said.min(self.una + self.habits.longest);
+        let end = said.min(self.una + self.habits.again);
         let fin = self.has_said_end() && end == total;
         let start = self.una.min(end);
         let again = Segment { fin, repeat: true, ..self.segment(now, start, end) };
@@ -558,6 +559,7 @@ pub fn habits(side: Replica, longest: i64, rng: &mut Rng) -> Habits {
     Habits {
         side,
         longest,
+        again: longest,
         ragged: happens(rng, 300),
         // A secondary with less under way than one segment of the primary's has would wait for ever.
         flight: (longest * rng.i64(1..24)).max(4_344),
