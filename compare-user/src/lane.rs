@@ -236,7 +236,7 @@ pub struct Lane<P: Port> {
 }
 
 impl<P: Port> Lane<P> {
-    /// A lane ready to run. All its buffers are reserved here.
+    /// A lane ready to run, whose time counts from `now`. All its buffers are reserved here.
     #[must_use]
     pub fn new(
         store: P::Store,
@@ -245,9 +245,9 @@ impl<P: Port> Lane<P> {
         comparator: Comparator<FrameOf<P>>,
         options: LaneOptions,
         wiring: Wiring,
+        now: Instant,
     ) -> Self {
         let frames = store.total();
-        let now = Instant::now();
         Self {
             inputs,
             output,
@@ -296,8 +296,9 @@ impl<P: Port> Lane<P> {
         self.finish()
     }
 
-    /// One turn. False if there was nothing to do.
-    fn turn(&mut self, now: Instant) -> bool {
+    /// One turn at `now`, which [`Lane::run`] makes again and again: receives, judges, sends, gives back;
+    /// obeys commands when a millisecond has passed. False if there was nothing to do.
+    pub fn turn(&mut self, now: Instant) -> bool {
         let timestamp = self.timestamp(now);
         let mut worked = self.receive_all(timestamp);
         if now >= self.next_tick {
@@ -708,8 +709,9 @@ impl<P: Port> Lane<P> {
         PollTimeout::from(if quiet { 50u8 } else { 2u8 })
     }
 
-    /// Flushes, waits a bounded time for the kernel to send what was released, closes the ports.
-    fn finish(mut self) -> Box<LaneStatus> {
+    /// The end of [`Lane::run`]: flushes, waits a bounded time for the kernel to send what was released,
+    /// closes the ports, and returns the final state.
+    pub fn finish(mut self) -> Box<LaneStatus> {
         let now = self.timestamp(Instant::now());
         self.take_what_waits(now);
         self.comparator.shut_down(now, &self.store, &mut self.decisions);

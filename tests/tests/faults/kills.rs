@@ -10,6 +10,7 @@ use colo_tests::load::Latencies;
 use colo_tests::packet::Packet;
 use colo_tests::pair::{PairLaunch, Plan as PairPlan};
 use colo_tests::payload::{Seed, bytes, with_flipped_byte};
+use colo_tests::segment::Segment;
 use colo_tests::{
     Attachment, Launch, Namespace, Plan, Program, Result, Role, Topology, needs_root,
 };

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -193,7 +193,8 @@ where
             }
             privilege::confine_or_exit(role);
             let Ports { store, inputs, output, .. } = ports;
-            Lane::new(store, inputs, output, Comparator::new(config), options, wiring).run()
+            let comparator = Comparator::new(config);
+            Lane::new(store, inputs, output, comparator, options, wiring, Instant::now()).run()
         })
         .map_err(|error| Failure::runtime(format!("starting the lane: {error}")))?;
     let thread = Some(thread);
