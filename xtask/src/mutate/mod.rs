@@ -127,12 +127,17 @@ fn copy_sources(to: &Path) -> Result<()> {
             .with_context(|| format!("copying {source}"))?;
     }
     let manifest = to.join("Cargo.toml");
-    let whole = r#"["compare-ebpf", "compare-user", "tests", "tests/simulate", "xtask"]"#;
-    let part = r#"["compare-ebpf", "compare-user", "tests/simulate"]"#;
-    fs::write(&manifest, read(&manifest)?.replace(whole, part))?;
+    fs::write(&manifest, with_fewer_members(&read(&manifest)?)?)?;
     fs::write(to.join("compare-user/Cargo.toml"), MANIFEST)?;
     fs::write(to.join("compare-user/src/lib.rs"), "pub mod compare;\npub mod frame;\n")?;
     Ok(())
+}
+
+/// The workspace's manifest with those members only that the copy has.
+fn with_fewer_members(manifest: &str) -> Result<String> {
+    let whole = manifest.lines().find(|line| line.starts_with("members = ["));
+    let whole = whole.context("Cargo.toml does not list its members in one line")?;
+    Ok(manifest.replace(whole, r#"members = ["compare-ebpf", "compare-user", "tests/simulate"]"#))
 }
 
 fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
@@ -191,6 +196,17 @@ mod tests {
             let changed = mutation.of(&source).expect("the text is there once");
             assert_ne!(changed, source, "{}", mutation.name);
         }
+    }
+
+    #[test]
+    fn the_copy_has_the_simulator_and_what_it_takes() {
+        let copy = tempfile::tempdir().expect("a directory");
+        copy_sources(copy.path()).expect("all sources are there");
+        let mut metadata = Command::new(workspace::cargo());
+        let metadata =
+            metadata.current_dir(copy.path()).args(["metadata", "--no-deps", "--offline"]);
+        let output = metadata.output().expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     #[test]
