@@ -38,7 +38,7 @@ const CHECKSUM: usize = 16;
 const OF_PAYLOAD: u8 = TcpFields::FIN | TcpFields::PSH | TcpFields::URG;
 
 /// What takes the payload out of a TCP segment; None for a frame that is none. A checksum that was wrong
-/// stays wrong; one that was partial becomes whole. Reads the whole payload.
+/// stays wrong, and a partial one is to be completed as before. Reads the whole payload.
 #[must_use]
 pub fn removed<S: FrameStore>(store: &S, frame: &S::Frame, headers: &Headers) -> Option<Removal> {
     let Class::Tcp(fields) = headers.class else { return None };
@@ -58,10 +58,12 @@ pub fn removed<S: FrameStore>(store: &S, frame: &S::Frame, headers: &Headers) ->
         ((network + IPV6_LENGTH, length.to_be_bytes()), None)
     };
     let flags = (transport + FLAGS, fields.flags & !OF_PAYLOAD);
-    let right = checksum::of_bare_segment(run, headers, flags)?;
-    let was_right = checksum::state(store, frame, headers) == ChecksumState::Partial
-        || checksum::valid(store, frame, headers) != Some(false);
-    let checksum = if was_right { right } else { !right };
+    let checksum = if checksum::state(store, frame, headers) == ChecksumState::Partial {
+        checksum::partial_of_bare_segment(run, headers)
+    } else {
+        let right = checksum::of_bare_segment(run, headers, flags)?;
+        if checksum::valid(store, frame, headers) == Some(false) { !right } else { right }
+    };
     let checksum = (transport + CHECKSUM, checksum.to_be_bytes());
     Some(Removal { length, header_checksum, flags, checksum, padding })
 }
@@ -130,6 +132,23 @@ mod tests {
         frame[last] ^= 1;
         let bare = without_payload(&frame);
         assert_eq!(parsed(&bare, |f, h| valid(&HeapFrames, f, h)), Some(false));
+    }
+
+    #[test]
+    fn a_partial_checksum_stays_partial() {
+        for (network, header) in [(0, 14 + 40), (1, 14 + 20)] {
+            let mut frame = in_network(network, tcp(b"some data"), b"some data");
+            let state = |frame: &[u8]| parsed(frame, |f, h| checksum::state(&HeapFrames, f, h));
+            // As a guest leaves it for its card: addresses, protocol and length.
+            let addresses: &[u8] = if network == 0 { &frame[22..54] } else { &frame[26..34] };
+            let words =
+                addresses.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+            let sum = words.sum::<u32>() + u32::from(TCP) + (frame.len() - header) as u32;
+            let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
+            frame[header + 16..header + 18].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(state(&frame), ChecksumState::Partial);
+            assert_eq!(state(&without_payload(&frame)), ChecksumState::Partial);
+        }
     }
 
     #[test]
