@@ -3,6 +3,7 @@
 use super::flow::Kind;
 use super::held::{List, NIL, Role};
 use super::segments::Segments;
+use super::stream::keep_later;
 use super::turn::{Call, Turn};
 use super::verdict::{Checksum, Discard, Release, Side, Sink};
 use super::{Comparator, Timestamp};
@@ -178,13 +179,12 @@ impl<F> Comparator<F> {
                 stream.known.syn_shared = stream.known.primary_syn;
                 // The secondary is the primary now: it has received what the primary has.
                 if stream.known.primary_acknowledged {
-                    let primary = stream.primary_acknowledged;
-                    stream.secondary_acknowledged = if stream.known.secondary_acknowledged {
-                        stream.secondary_acknowledged.later(primary)
-                    } else {
-                        primary
-                    };
-                    stream.known.secondary_acknowledged = true;
+                    let known = &mut stream.known.secondary_acknowledged;
+                    keep_later(
+                        known,
+                        &mut stream.secondary_acknowledged,
+                        stream.primary_acknowledged,
+                    );
                 }
             }
             Kind::Datagrams(datagrams) => {

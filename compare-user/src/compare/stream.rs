@@ -13,6 +13,13 @@ use super::verdict::{Amendment, Discard, Reason, Release, Side};
 use super::{Comparator, Finding, Incoming};
 use crate::frame::{TcpFields, timestamp};
 
+/// Keeps the latest of the numbers seen so far, if there was one.
+#[inline]
+pub(super) fn keep_later(known: &mut bool, latest: &mut Sequence, seen: Sequence) {
+    *latest = if *known { latest.later(seen) } else { seen };
+    *known = true;
+}
+
 impl Stream {
     /// Whether the secondary has acknowledged what `segment` acknowledges.
     pub(super) fn acknowledges_enough(&self, segment: &Segment) -> bool {
@@ -25,23 +32,15 @@ impl Stream {
 
     pub(super) fn note_primary_acknowledgement(&mut self, segment: &Segment) {
         if segment.has(TcpFields::ACK) {
-            self.primary_acknowledged = if self.known.primary_acknowledged {
-                self.primary_acknowledged.later(segment.acknowledgement)
-            } else {
-                segment.acknowledgement
-            };
-            self.known.primary_acknowledged = true;
+            let known = &mut self.known.primary_acknowledged;
+            keep_later(known, &mut self.primary_acknowledged, segment.acknowledgement);
         }
     }
 
     pub(super) fn note_secondary_acknowledgement(&mut self, segment: &Segment) {
         if segment.has(TcpFields::ACK) {
-            self.secondary_acknowledged = if self.known.secondary_acknowledged {
-                self.secondary_acknowledged.later(segment.acknowledgement)
-            } else {
-                segment.acknowledgement
-            };
-            self.known.secondary_acknowledged = true;
+            let known = &mut self.known.secondary_acknowledged;
+            keep_later(known, &mut self.secondary_acknowledged, segment.acknowledgement);
         }
     }
 
@@ -59,12 +58,8 @@ impl Stream {
     /// An acknowledgement has left.
     pub(super) fn note_acknowledgement_left(&mut self, segment: &Segment) {
         if segment.has(TcpFields::ACK) && !segment.has(TcpFields::RST) {
-            self.acknowledged = if self.known.acknowledged {
-                self.acknowledged.later(segment.acknowledgement)
-            } else {
-                segment.acknowledgement
-            };
-            self.known.acknowledged = true;
+            let known = &mut self.known.acknowledged;
+            keep_later(known, &mut self.acknowledged, segment.acknowledgement);
         }
     }
 
