@@ -99,7 +99,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a checkpoint leaves the gate as it was",
         "compare-user/src/compare/flush.rs",
         "                if stream.known.primary_acknowledged {",
-        "                if stream.known.primary_acknowledged && stream.known.island {",
+        "                if stream.known.primary_acknowledged && !stream.known.primary_acknowledged {",
     ),
     change(
         "a checkpoint leaves its request outstanding",
