@@ -305,16 +305,4 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "if self.origin != self.mark {\n            self.island",
         "if self.origin != self.mark && self.known.primary_syn {\n            self.island",
     ),
-    change(
-        "a SYN-ACK belongs to whatever connection the primary began last",
-        "compare-user/src/compare/handshake.rs",
-        "theirs.acknowledgement != ours.acknowledgement",
-        "theirs.acknowledgement != theirs.acknowledgement",
-    ),
-    change(
-        "any SYN after a checkpoint is one that was on its way",
-        "compare-user/src/compare/handshake.rs",
-        "|| since < LATE_WITHIN",
-        "|| since >= LATE_WITHIN || since < LATE_WITHIN",
-    ),
 ];
