@@ -43,6 +43,8 @@ pub(super) struct Stream {
     blocked: bool,
     /// One side was heard to say two different things at one place.
     ambiguous: bool,
+    /// How far the comparator has compared is not known.
+    uncertain: bool,
     /// The secondary's segments by their beginning, for what it repeats.
     their_starts: Vec<i64>,
 }
@@ -69,6 +71,7 @@ impl Stream {
             left_ack: None,
             blocked: false,
             ambiguous: false,
+            uncertain: false,
             their_starts: Vec::new(),
         }
     }
@@ -109,7 +112,8 @@ impl Stream {
         self.compared_once = self.compared_once.max(self.mark);
         if let Some(mark) = self.mark.filter(|&mark| mark != self.origin) {
             // Where there are two such runs, what both have said of the other is not known any more.
-            self.ambiguous |= self.island.is_some();
+            self.uncertain |= self.island.is_some();
+            self.ambiguous |= self.uncertain;
             self.island = Some((self.origin, mark));
         }
         for segment in waiting.filter(|it| it.start < self.origin && it.end > self.origin) {
@@ -130,7 +134,7 @@ impl Stream {
             self.mark = self.mark.map(|mark| mark.max(end));
         }
         self.blocked = false;
-        self.ambiguous = false;
+        self.ambiguous = self.uncertain;
         self.their_ack = self.their_ack.max(self.our_ack);
         self.their_starts.clear();
         // What the client has not got by now it asks for.
@@ -152,8 +156,11 @@ impl Stream {
         };
         self.ambiguous |= ambiguous;
         let (Meeting::Gap(until) | Meeting::Difference(until)) = meeting;
-        // How far it was compared depends on what else waits: from here on that is not known exactly.
+        // How far it was compared depends on what else waits, and what ends a stream is compared only when both
+        // are held: from here on that is not known exactly, in the second case not even after a flush.
         self.ambiguous |= until > mark;
+        let end = if of == Replica::Primary { self.their_end } else { self.our_end };
+        self.uncertain |= until > mark && end.is_some();
         self.mark = Some(until);
         self.ours.forget_below(until);
         self.theirs.forget_below(until);
