@@ -182,9 +182,14 @@ fn audit_limits(comparator: &Comparator<Frame>, counters: &Counters, config: &Co
 }
 
 impl Sink<Frames> for Ledger {
-    fn release(&mut self, frame: Frame, why: Release, _: Amendment) {
+    fn release(&mut self, frame: Frame, why: Release, amendment: Amendment) {
         let side = self.take_out(&frame, Place::Released);
         self.released += 1;
+        let said_again = side == Side::Secondary && why == Release::Slower;
+        assert!(
+            said_again || !amendment.without_payload,
+            "{why:?} of {side:?} without its payload"
+        );
         match side {
             Side::Primary => {
                 assert_ne!(why, Release::Slower);
