@@ -296,6 +296,14 @@ impl Scenario {
         self.gate == Gate::Payload && self.happenings.iter().any(lost)
     }
 
+    /// Whether a secondary that says less than was agreed on may become the primary: its client waits for
+    /// the rest.
+    #[must_use]
+    pub fn may_promote_who_says_less(&self) -> bool {
+        let lost = |it: &(u32, Happening)| matches!(it.1, Happening::PrimaryLost(_));
+        self.differing > 0 && self.happenings.iter().any(lost)
+    }
+
     fn paths(&self) -> [Path; 6] {
         [
             self.from_primary,

@@ -247,7 +247,8 @@ impl World {
     fn may_remain_unfinished(&self) -> bool {
         let limits = self.scenario.limits;
         let scarce = (limits.flows as usize) < self.flows.len() || limits.held < 200;
-        scarce || limits.queue < 40 || self.scenario.loses_what_was_acknowledged()
+        let lost = self.scenario.loses_what_was_acknowledged();
+        scarce || limits.queue < 40 || lost || self.scenario.may_promote_who_says_less()
     }
 
     fn unfinished(&self) -> String {
