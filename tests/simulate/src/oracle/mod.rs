@@ -12,7 +12,7 @@
 //! | `outputs` | what leaves and what is dropped: conservation, what passes uncompared, flushes, limits |
 //! | `reports` | divergences, timeouts and requests |
 //! | `books` | the comparator's own counters and flows |
-//! | `stream` | TCP |
+//! | `stream` | TCP: what is known, `leaving`, `differing` |
 //! | `datagrams` | everything else |
 
 mod arrivals;
