@@ -139,6 +139,7 @@ impl Numbers {
         let (here, there) = (old.local_addr()?, old.peer_addr()?);
         let patience = old.read_timeout()?;
         set(&old, libc::TCP_REPAIR, &TCP_REPAIR_ON).context("cannot enter repair mode")?;
+        forget_addresses(&old).context("cannot leave the old socket's addresses")?;
         drop(old);
         let family = if here.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let new = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -162,6 +163,20 @@ impl Numbers {
         new.set_write_timeout(patience)?;
         Ok(new)
     }
+}
+
+/// Takes the socket out of its connection, without a word in repair mode (`tcp_disconnect` in
+/// net/ipv4/tcp.c).
+///
+/// Closing it is not enough: a process that another thread is just starting has a copy of every
+/// descriptor until its `exec`, and the addresses stay in use as long as that copy is open.
+fn forget_addresses(stream: &TcpStream) -> io::Result<()> {
+    // SAFETY: all zeroes is a value of this plain structure, and means AF_UNSPEC.
+    let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: `nowhere` lives across the call, which only reads, and its true size is given.
+    let done = unsafe { libc::connect(stream.as_raw_fd(), &raw const nowhere, length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Plain old data that socket options consist of.
@@ -243,8 +258,11 @@ mod tests {
             // The acknowledgement of the answer may be late.
             thread::sleep(Duration::from_millis(100));
             let guest = services.conversation(talk.client()?).context("it is held")?;
+            // As a process that is being started would have it.
+            let copied = guest.look(|stream| Ok(stream.try_clone()?))?;
             // Equal to itself.
             checkpoint(&guest, &guest, &network.primary.guest)?;
+            drop(copied);
             talk.say("after")?;
             talk.say("a longer line, ".repeat(200).trim_end())?;
             talk.end()?;
