@@ -245,8 +245,9 @@ impl<F> Comparator<F> {
             return self.hold_at_gate(flow, incoming, segment, !ends, turn);
         }
         if stream.primary.is_empty() && self.meet(flow, &incoming, &segment, turn) {
+            // What waits for no acknowledgement needs no place in a full queue.
             let stream = self.flows.get_mut(flow).stream();
-            if enough && stream.gated.is_empty() {
+            if enough && place_at_gate(&self.slab, stream.gated.tail, &segment, false) == NIL {
                 stream.note_acknowledgement_left(&segment);
                 self.release_segment(flow, incoming, &segment, Release::Matched, turn);
             } else {
@@ -297,28 +298,11 @@ impl<F> Comparator<F> {
         }
     }
 
-    /// Puts a segment at its place among those that wait for the secondary's acknowledgement: in the order
-    /// in which they can leave, but that what is new stays in stream order, and an end behind the data
-    /// that it follows.
+    /// Puts a segment at its place among those that wait for the secondary's acknowledgement.
     fn queue_at_gate(&mut self, flow: u32, record: u32) {
         let gated = &mut self.flows.get_mut(flow).stream().gated;
         let placed = self.slab.get(record);
-        let ends = placed.segment.has(TcpFields::FIN | TcpFields::RST);
-        let mut after = gated.tail;
-        while after != NIL {
-            let waiting = self.slab.get(after);
-            // A reset waits for no acknowledgement.
-            let acknowledges_more = placed.segment.has(TcpFields::RST)
-                || placed.segment.acknowledgement.before(waiting.segment.acknowledgement);
-            let steps_back = match ends {
-                true => waiting.segment.is_bare(),
-                false => waiting.yields || placed.yields,
-            };
-            if !acknowledges_more || !steps_back {
-                break;
-            }
-            after = self.slab.before(after);
-        }
+        let after = place_at_gate(&self.slab, gated.tail, &placed.segment, placed.yields);
         self.slab.enqueue_after(gated, after, record);
     }
 
@@ -728,4 +712,27 @@ fn released_as(segment: &Segment) -> Release {
     } else {
         Release::Matched
     }
+}
+
+/// Behind which of those that wait for the secondary's acknowledgement a segment has its place, or
+/// [`NIL`]: in the order in which they can leave, but that what is new stays in stream order, and an
+/// end behind the data that it follows.
+fn place_at_gate<F>(slab: &Slab<F>, tail: u32, placed: &Segment, yields: bool) -> u32 {
+    let ends = placed.has(TcpFields::FIN | TcpFields::RST);
+    let mut after = tail;
+    while after != NIL {
+        let waiting = slab.get(after);
+        // A reset waits for no acknowledgement.
+        let acknowledges_more = placed.has(TcpFields::RST)
+            || placed.acknowledgement.before(waiting.segment.acknowledgement);
+        let steps_back = match ends {
+            true => waiting.segment.is_bare(),
+            false => waiting.yields || yields,
+        };
+        if !acknowledges_more || !steps_back {
+            break;
+        }
+        after = slab.before(after);
+    }
+    after
 }

@@ -1,6 +1,6 @@
 //! DESIGN.md section 4.3: limits and time.
 
-use compare_user::compare::{Config, Discard, Reason, Side};
+use compare_user::compare::{AckGate, Config, Discard, Reason, Release, Side};
 
 use crate::rig::{Rig, ms};
 use crate::wire::{Bytes, IPV4, data, segment};
@@ -71,6 +71,22 @@ fn a_segment_that_its_partner_waits_for_needs_no_place_in_a_full_queue() {
     rig.secondary(data(0, b"01"));
     assert!(rig.discards().contains(&(Side::Secondary, Discard::Compared)));
     assert_eq!(rig.comparator.counters().lost, 0);
+}
+
+#[test]
+fn a_matched_segment_that_overtakes_what_waits_at_the_gate_needs_no_place_in_a_full_queue() {
+    let mut rig = Rig::with(|config| {
+        config.queue_limit = 2;
+        config.ack_gate = AckGate::All;
+    });
+    rig.both(data(0, b"hello").ack(0));
+    rig.primary(segment(10).ack(100));
+    rig.primary(segment(10).ack(195));
+    rig.secondary(data(5, b"world").ack(0));
+    rig.primary(data(5, b"world").ack(0));
+    assert_eq!(rig.reasons(), [Release::Matched; 2]);
+    assert_eq!(rig.held(), 2);
+    assert!(rig.is_clean());
 }
 
 #[test]

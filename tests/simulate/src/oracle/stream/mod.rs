@@ -253,7 +253,7 @@ impl Oracle {
         // Only one that comes first is looked at before it is dropped.
         let is_first = !entry.held[Replica::Primary.index()].iter().any(|&held| {
             let held = (held != frame).then(|| frames.meaning(held).segment()).flatten();
-            held.is_some_and(|held| held.end > mark)
+            held.is_some_and(|held| held.end > mark && !held.is_bare())
         });
         let stream = entry.current(segment.incarnation);
         if segment.ack.is_some() {
