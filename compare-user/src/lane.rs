@@ -19,7 +19,8 @@ use nix::sys::eventfd::EventFd;
 use crate::compare::{
     Amendment, Checksum, Comparator, Discard, Divergence, Release, Side, Sink, Timestamp,
 };
-use crate::frame::{FlowKey, FrameStore, Headers, checksum, payload, timestamp};
+use crate::frame::checksum::{self, ChecksumState};
+use crate::frame::{FlowKey, FrameStore, Headers, payload, timestamp};
 use crate::observe::{Books, DivergenceReport, Event, FlowStatus, LaneStatus, PortStatus};
 use crate::port::{FrameOf, Memory, Port, PortError};
 
@@ -396,7 +397,8 @@ impl<P: Port> Lane<P> {
             }
             let completes =
                 amendment.checksum == Checksum::Partial && self.options.complete_checksums;
-            if completes || amendment.timestamp.is_some() || amendment.without_payload {
+            let is_shorter = amendment.without_payload || amendment.without_first > 0;
+            if completes || amendment.timestamp.is_some() || is_shorter {
                 self.amend(&frame, amendment, completes);
             }
             self.outbox.push_back(frame);
@@ -433,6 +435,9 @@ impl<P: Port> Lane<P> {
         if amendment.without_payload {
             self.remove_payload(frame, &headers);
             headers = Headers::parse(&self.store, frame);
+        } else if amendment.without_first > 0 {
+            self.cut_payload(frame, &headers, amendment.without_first);
+            headers = Headers::parse(&self.store, frame);
         }
         if let Some(time) = amendment.timestamp
             && let Some(set) = timestamp::replaced(&self.store, frame, &headers, time)
@@ -448,8 +453,44 @@ impl<P: Port> Lane<P> {
         }
     }
 
-    fn remove_payload(&mut self, frame: &FrameOf<P>, headers: &Headers) {
+    /// Takes the first bytes of the payload out of a segment.
+    fn cut_payload(&mut self, frame: &FrameOf<P>, headers: &Headers, first: u32) {
+        // None for what is no TCP segment, or has no more: of those the comparator does not ask it.
+        let Some(cut) = payload::cut(&self.store, frame, headers, first) else { return };
+        let (mut from, mut to) = (cut.rest.start, cut.content);
+        let mut piece = [0; 256];
+        while from < cut.rest.end {
+            let run = self.store.run(frame, from);
+            let length = piece.len().min(cut.rest.end - from).min(run.len());
+            piece[..length].copy_from_slice(&run[..length]);
+            self.store.write(frame, to, &piece[..length]);
+            (from, to) = (from + length, to + length);
+        }
+        self.zero(frame, cut.padding);
+        self.store.write(frame, cut.sequence.0, &cut.sequence.1);
+        let words = [Some(cut.length), cut.header_checksum, Some(cut.partial_checksum)];
+        for (at, word) in words.into_iter().flatten() {
+            self.store.write(frame, at, &word);
+        }
+        if cut.state == ChecksumState::Complete {
+            let headers = Headers::parse(&self.store, frame);
+            if let Some((at, value)) = checksum::completed(&self.store, frame, &headers) {
+                let value = if cut.is_wrong { !value } else { value };
+                self.store.write(frame, at, &value.to_be_bytes());
+            }
+        }
+    }
+
+    /// Zeroes all of a frame from `start` on.
+    fn zero(&mut self, frame: &FrameOf<P>, start: usize) {
         const ZEROES: [u8; 256] = [0; 256];
+        let end = self.store.len(frame);
+        for at in (start..end).step_by(ZEROES.len()) {
+            self.store.write(frame, at, &ZEROES[..ZEROES.len().min(end - at)]);
+        }
+    }
+
+    fn remove_payload(&mut self, frame: &FrameOf<P>, headers: &Headers) {
         // None for what is no TCP segment, of which the comparator does not ask it.
         let Some(removal) = payload::removed(&self.store, frame, headers) else { return };
         let words = [Some(removal.length), removal.header_checksum, Some(removal.checksum)];
@@ -457,10 +498,7 @@ impl<P: Port> Lane<P> {
             self.store.write(frame, at, &word);
         }
         self.store.write(frame, removal.flags.0, &[removal.flags.1]);
-        let end = self.store.len(frame);
-        for at in (removal.padding..end).step_by(ZEROES.len()) {
-            self.store.write(frame, at, &ZEROES[..ZEROES.len().min(end - at)]);
-        }
+        self.zero(frame, removal.padding);
     }
 
     /// Sends what was released. True if there is a reason to try again at once: an output whose

@@ -118,6 +118,35 @@ fn what_the_secondary_says_again_reaches_the_client_without_its_payload() -> Res
 }
 
 #[test]
+fn what_the_secondary_has_said_of_a_waiting_segment_reaches_the_client_and_then_the_rest() -> Result
+{
+    needs_root!();
+    let mut stage = Stage::plain(&["--ack-gate", "slower"])?;
+    for packet in Packet::families() {
+        let segment = Segment::new(80, 4006).sequence(1).acknowledgement(500);
+        let stream = bytes(4, 3000);
+        let part = |from: usize, to: usize| {
+            let segment = segment.clone().sequence(1 + from as u32).payload(&stream[from..to]);
+            segment.frame(&packet)
+        };
+        // A frame keeps its length; what is cut off is padding at its end.
+        let padded = |from: usize, to: usize, cut: usize| {
+            let mut frame = part(from, to);
+            frame.resize(frame.len() + cut, 0);
+            frame
+        };
+        stage.primary(&[&part(0, 1000), &part(1000, 2400)])?;
+        // The secondary waits for the acknowledgement of all that it has said.
+        stage.secondary(&[&part(0, 1300)])?;
+        stage.client().expect(&[part(0, 1000), padded(1000, 1300, 1000)])?;
+        stage.secondary(&[&part(1300, 2400)])?;
+        stage.client().expect(&[padded(1300, 2400, 300)])?;
+    }
+    stage.finish()?;
+    Ok(())
+}
+
+#[test]
 fn one_different_byte_of_a_stream_is_a_divergence_that_names_both_bytes() -> Result {
     needs_root!();
     let mut stage = Stage::plain(&[])?;

@@ -18,6 +18,7 @@ impl<F> Comparator<F> {
     {
         let turn = &mut Call { store, sink, now };
         self.settle_contested(turn);
+        self.release_parts(turn);
         self.expire_held(turn);
         self.forget_ghosts(turn);
         self.ask_again(turn);
@@ -46,6 +47,7 @@ impl<F> Comparator<F> {
             }
             let held = self.slab.get(record);
             let (flow, span, segment) = (held.flow, held.span, held.segment);
+            let is_compared = held.companion != NIL;
             if turn.now().since(held.arrived) < self.config.compare_timeout {
                 return;
             }
@@ -57,6 +59,11 @@ impl<F> Comparator<F> {
             if side == Side::Secondary && self.excuse(flow, record, turn) {
                 self.remove_secondary_datagram(flow, record);
                 self.discard_held(record, Discard::LateCopy, turn);
+                continue;
+            }
+            if side == Side::Secondary && is_compared {
+                // It has been compared.
+                self.discard_held(record, Discard::Compared, turn);
                 continue;
             }
             self.slab.expire_oldest();

@@ -99,6 +99,7 @@ impl<F> Comparator<F> {
         self.requested = None;
         self.table_reported = false;
         self.contested.clear();
+        self.partly_said.clear();
         while let Some(record) = self.slab.oldest() {
             let flow = self.slab.get(record).flow;
             self.bring_up_to_date(flow);

@@ -120,6 +120,13 @@ pub(super) struct Held<F> {
     pub(super) yields: bool,
     /// In the content index.
     indexed: bool,
+    /// Of a waiting primary segment: the secondary's that has said its beginning, and of that one the
+    /// primary's (`partly_said.rs`). [`NIL`] for all others.
+    pub(super) companion: u32,
+    /// Since when it is a companion.
+    pub(super) joined: Timestamp,
+    /// Bytes from the beginning of a waiting primary segment that have left, from a companion.
+    pub(super) left: u32,
     pub(super) checksum: Checksum,
     pub(super) flow: u32,
     pub(super) arrived: Timestamp,
@@ -164,6 +171,9 @@ impl<F> Held<F> {
         expired: false,
         yields: false,
         indexed: false,
+        companion: NIL,
+        joined: Timestamp::ORIGIN,
+        left: 0,
         checksum: Checksum::AsFound,
         flow: 0,
         arrived: Timestamp::ORIGIN,
@@ -265,6 +275,8 @@ impl<F> Slab<F> {
         held.expired = false;
         held.yields = false;
         held.indexed = false;
+        held.companion = NIL;
+        held.left = 0;
         held.checksum = arrival.checksum;
         held.flow = arrival.flow;
         held.arrived = arrival.now;

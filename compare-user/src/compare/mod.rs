@@ -10,6 +10,8 @@
 //! | `held` | the frames that are held, in order of age, and the index of their contents |
 //! | `segments` | one side of a TCP flow by sequence number |
 //! | `stream` | the rules for TCP |
+//! | `island` | what lies beyond a gap in a TCP stream |
+//! | `partly_said` | a TCP segment of which the secondary has said the beginning |
 //! | `handshake` | SYNs and incarnations of a TCP flow |
 //! | `datagram` | the rules for everything else |
 //! | `deadline` | timeouts, grace and repeated requests |
@@ -28,6 +30,7 @@ mod flush;
 mod handshake;
 mod held;
 mod island;
+mod partly_said;
 mod segments;
 mod sequence;
 mod stream;
@@ -86,6 +89,8 @@ pub struct Comparator<F> {
     table_reported: bool,
     /// Datagram flows with an unmatched head and unmatched secondary frames, and since when.
     contested: VecDeque<(u32, Timestamp)>,
+    /// TCP flows whose first primary segment has got a companion, and since when.
+    partly_said: VecDeque<(u32, Timestamp)>,
     /// After failover: the survivor, whose frames pass uncompared.
     standalone: Option<Side>,
     /// Headers and flow hashes of the batch at hand.
@@ -106,6 +111,7 @@ impl<F> Comparator<F> {
             requested: None,
             table_reported: false,
             contested: VecDeque::with_capacity(config.held_limit as usize),
+            partly_said: VecDeque::with_capacity(partly_said::AT_ONCE),
             standalone: None,
             batch: vec![(Headers::UNKNOWN, 0); BATCH],
             config,
@@ -356,7 +362,10 @@ impl<F> Comparator<F> {
 
     /// Takes a frame that is no longer in any queue out of the held ones.
     #[inline]
-    fn let_go(&mut self, record: u32) -> (F, Side, Checksum) {
+    fn let_go(&mut self, record: u32, turn: &mut impl Turn<F>) -> (F, Side, Checksum) {
+        if self.slab.get(record).companion != held::NIL {
+            self.part_company(record, turn);
+        }
         let (flow, checksum) = (self.slab.get(record).flow, self.slab.get(record).checksum);
         let held::Role::Frame(side) = self.slab.get(record).role else {
             unreachable!("ghosts are in no queue")
@@ -377,9 +386,11 @@ impl<F> Comparator<F> {
     #[inline]
     fn release_held(&mut self, record: u32, why: Release, turn: &mut impl Turn<F>) {
         let held = self.slab.get(record);
+        let without_first = held.left;
         let timestamp = self.flows.get_mut(held.flow).timestamp_for(&held.segment);
-        let (frame, _, checksum) = self.let_go(record);
-        self.release(frame, why, Amendment { checksum, timestamp, without_payload: false }, turn);
+        let (frame, _, checksum) = self.let_go(record, turn);
+        let amendment = Amendment { checksum, timestamp, without_payload: false, without_first };
+        self.release(frame, why, amendment, turn);
     }
 
     /// Releases a TCP segment on its arrival.
@@ -394,13 +405,13 @@ impl<F> Comparator<F> {
     ) {
         let timestamp = self.flows.get_mut(flow).timestamp_for(segment);
         let checksum = incoming.checksum;
-        let amendment = Amendment { checksum, timestamp, without_payload: false };
+        let amendment = Amendment { timestamp, ..checksum.into() };
         self.release(incoming.frame, why, amendment, turn);
     }
 
     #[inline]
     fn discard_held(&mut self, record: u32, why: Discard, turn: &mut impl Turn<F>) {
-        let (frame, side, _) = self.let_go(record);
+        let (frame, side, _) = self.let_go(record, turn);
         self.discard(frame, side, why, turn);
     }
 

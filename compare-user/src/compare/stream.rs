@@ -367,7 +367,8 @@ impl<F> Comparator<F> {
         let is_whole = segment.is_empty()
             || waiting.is_some_and(|waiting| self.says_same(waiting, &incoming, segment, turn));
         let checksum = incoming.checksum;
-        let amendment = Amendment { checksum, timestamp, without_payload: !is_whole };
+        let without_payload = !is_whole;
+        let amendment = Amendment { timestamp, without_payload, ..checksum.into() };
         self.release(incoming.frame, Release::Slower, amendment, turn);
     }
 
@@ -478,6 +479,9 @@ impl<F> Comparator<F> {
             {
                 return false;
             }
+            if self.is_to_accompany(flow, incoming.side, segment, &other) {
+                return false;
+            }
             let until = segment.end.earlier(other.end);
             let own_place =
                 usize::from(incoming.headers.content) + mark.distance_from(segment.start) as usize;
@@ -491,6 +495,7 @@ impl<F> Comparator<F> {
             if found.is_some() {
                 return false;
             }
+            let stream = self.flows.get_mut(flow).stream();
             stream.mark = until;
             stream.note_timestamp(segment);
             stream.note_timestamp(&other);
@@ -539,7 +544,11 @@ impl<F> Comparator<F> {
         let Some(first) = queue.remove_first(&mut self.slab) else { return };
         match side {
             Side::Primary => self.pass_gate(flow, first, turn),
-            Side::Secondary => self.discard_held(first, Discard::Compared, turn),
+            Side::Secondary => {
+                if !self.accompanies(flow, first, turn) {
+                    self.discard_held(first, Discard::Compared, turn);
+                }
+            }
         }
     }
 

@@ -60,11 +60,14 @@ pub struct Amendment {
     /// The payload is taken out of it: what the secondary says again of that which has left has nothing any
     /// more that it could be compared with. Only where the slower replica's acknowledgements leave.
     pub without_payload: bool,
+    /// Bytes of payload that are cut off at its beginning, because they have left in another segment. Only
+    /// where the slower replica's acknowledgements leave.
+    pub without_first: u32,
 }
 
 impl From<Checksum> for Amendment {
     fn from(checksum: Checksum) -> Self {
-        Self { checksum, timestamp: None, without_payload: false }
+        Self { checksum, timestamp: None, without_payload: false, without_first: 0 }
     }
 }
 
@@ -82,7 +85,8 @@ pub enum Release {
     NoPayload,
     /// The secondary's acknowledgement, which says less than the primary's; or what it repeats: of that
     /// which has left without the payload, so that the client acknowledges it once more, and of that which
-    /// the primary has waiting with it, because the client lacks it.
+    /// the primary has waiting with it, because the client lacks it; or the beginning of what the primary
+    /// has waiting, of which it has not said the rest.
     Slower,
     /// TCP bytes that have left before.
     Retransmission,

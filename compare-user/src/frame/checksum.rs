@@ -107,9 +107,10 @@ pub(super) fn of_bare_segment(run: &[u8], headers: &Headers, flags: (usize, u8))
     Some(!fold(total))
 }
 
-/// What a guest that offloads checksums would leave in a TCP segment if it had no payload.
-pub(super) fn partial_of_bare_segment(run: &[u8], headers: &Headers) -> u16 {
-    pseudo_header_sum(run, headers, usize::from(headers.content - headers.transport))
+/// What a guest that offloads checksums would leave in a TCP segment if it had this length, header
+/// included.
+pub(super) fn partial_of_segment(run: &[u8], headers: &Headers, length: usize) -> u16 {
+    pseudo_header_sum(run, headers, length)
 }
 
 /// A checksum field and what it covers, as offsets in the frame.

@@ -11,6 +11,7 @@ mod garbage;
 mod gate;
 mod handshake;
 mod limits;
+mod partly_said;
 mod passing;
 mod rig;
 mod stream;

@@ -19,6 +19,7 @@ pub const EXPECTED: &[&str] = &[
     "released: superseded",
     "released: secondary's acknowledgement",
     "released: secondary's end again",
+    "released: secondary's beginning of what waits",
     "released: secondary's repetition",
     "released: secondary's repetition, without payload",
     "released: secondary's SYN-ACK",

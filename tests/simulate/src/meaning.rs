@@ -180,6 +180,14 @@ impl Meaning {
         }
     }
 
+    /// The first bytes are taken out of the payload of a segment.
+    pub fn lose_first(&mut self, bytes: u32) {
+        if let Content::Segment(segment) = &mut self.content {
+            segment.start += i64::from(bytes);
+            segment.flips.retain(|flip| flip.0 >= segment.start);
+        }
+    }
+
     /// The segment, if it is one.
     #[must_use]
     pub fn segment(&self) -> Option<&Segment> {

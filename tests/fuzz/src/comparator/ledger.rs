@@ -190,6 +190,8 @@ impl Sink<Frames> for Ledger {
             said_again || !amendment.without_payload,
             "{why:?} of {side:?} without its payload"
         );
+        let is_cut = amendment.without_first > 0;
+        assert!(!is_cut || self.gate == AckGate::Slower, "{why:?} of {side:?} cut");
         match side {
             Side::Primary => {
                 assert_ne!(why, Release::Slower);

@@ -140,6 +140,8 @@ pub struct Oracle {
     offered_together: bool,
     /// The payload is taken out of the frame at hand.
     bare: bool,
+    /// Bytes cut off the beginning of the payload of the frame that leaves.
+    cut: i64,
     /// The order in which the frame at hand came.
     came: u64,
     /// When the frame at hand was offered.
@@ -194,6 +196,7 @@ impl Oracle {
             contested: BTreeSet::new(),
             offered_together: false,
             bare: false,
+            cut: 0,
             came: 0,
             offered_at: 0,
             now: 0,

@@ -45,6 +45,8 @@ impl Oracle {
                 let meaning = frames.meaning(frame.0);
                 self.released_checksum(meaning, amendment.checksum)?;
                 self.bare = amendment.without_payload;
+                self.cut = amendment.without_first.into();
+                self.cut_has_left(meaning)?;
                 if self.bare && *why != Release::Slower {
                     let text = format!("{why:?} of {meaning:?} without its payload");
                     return self.broken(Rule::Safety, text);

@@ -196,9 +196,13 @@ impl World {
             lines.push(match output {
                 Output::Released(frame, why, amendment) => {
                     format!(
-                        "  releases {} {why:?}{}: {}",
+                        "  releases {} {why:?}{}{}: {}",
                         frame.0,
                         if amendment.without_payload { " without payload" } else { "" },
+                        match amendment.without_first {
+                            0 => String::new(),
+                            first => format!(" without the first {first}"),
+                        },
                         shown_meaning(self.frames.meaning(frame.0))
                     )
                 }
@@ -232,6 +236,7 @@ impl World {
                     if amendment.without_payload {
                         self.frames.meaning_mut(frame.0).lose_payload();
                     }
+                    self.frames.meaning_mut(frame.0).lose_first(amendment.without_first);
                     self.outbox.push_back(frame);
                 }
                 Output::Discarded(frame, ..) => {

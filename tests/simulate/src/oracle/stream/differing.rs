@@ -6,6 +6,7 @@ use crate::frames::Frames;
 use crate::meaning::{Replica, Segment};
 use crate::oracle::{Oracle, Rule, Verdict};
 use crate::said::Meeting;
+use crate::scenario::Gate;
 use crate::time::{MILLISECOND, Time};
 use crate::verdict::{Output, Report};
 
@@ -182,9 +183,14 @@ impl Oracle {
                 it.end > mark && is_before && !it.is_bare()
             })
         };
-        let stale = theirs
-            .iter()
-            .find(|(frame, it)| it.end <= mark && !it.syn && !hidden(&theirs, *frame, it));
+        // With what the primary has waiting stays what has said the beginning of it.
+        let slower = self.scenario.gate == Gate::Slower;
+        let accompanies = |it: &Segment| {
+            slower && ours.iter().any(|(_, ours)| ours.start < it.end && it.end < ours.end)
+        };
+        let stale = theirs.iter().find(|(frame, it)| {
+            it.end <= mark && !it.syn && !hidden(&theirs, *frame, it) && !accompanies(it)
+        });
         if let Some((_, segment)) = stale {
             let text = format!("flow {flow}: {segment:?} is kept, compared up to {mark}");
             return self.broken(Rule::Liveness, text);

@@ -2,9 +2,9 @@
 
 use compare_user::compare::{Discard, Release};
 
-use super::above;
+use super::{above, insert};
 use crate::frames::Frames;
-use crate::meaning::{Replica, Segment};
+use crate::meaning::{Content, Meaning, Replica, Segment};
 use crate::oracle::{Call, Oracle, Rule, Verdict};
 use crate::scenario::Gate;
 
@@ -205,6 +205,8 @@ impl Oracle {
     ) -> Verdict {
         // Of several at once, what waits now may not have been compared when it left.
         let straight = self.comes_straight() && !self.offered_together;
+        let (cut, from) = (self.cut, segment.start + self.cut);
+        let (now, offered, grace) = (self.now, self.offered_at, self.scenario.grace());
         let entry = &mut self.flows[flow as usize];
         let primary_waits = !entry.held[Replica::Primary.index()].is_empty();
         let waiting: Vec<Segment> = entry.held[Replica::Primary.index()]
@@ -259,8 +261,25 @@ impl Oracle {
                 (_, true) => ("released: secondary's end again", true),
                 (false, false) => ("released: secondary's repetition", is_right),
             };
-            what = name;
-            told && !segment.rst && segment.end <= mark && said_twice >= 2 && honest
+            let begins = waiting.iter().any(|waits| {
+                let whole = cut == 0 && segment.start >= waits.start;
+                let cut_has_left = stream.left_until(waits.start) >= from;
+                waits.start < segment.end
+                    && segment.end < waits.end
+                    && (from == waits.start || whole || cut_has_left)
+                    && flips_in(waits, from, segment.end) == flips_in(segment, from, segment.end)
+            });
+            let is_part = begins && !self.bare && now - offered >= grace;
+            what = if is_part && (cut > 0 || said_twice < 2) {
+                "released: secondary's beginning of what waits"
+            } else {
+                name
+            };
+            let again = said_twice >= 2 && honest && cut == 0;
+            if is_part {
+                insert(&mut stream.left, from, segment.end);
+            }
+            told && !segment.rst && segment.end <= mark && (again || is_part)
         };
         if !segment.rst && !segment.syn {
             stream.left_ack = stream.left_ack.max(segment.ack.filter(|_| segment.is_bare()));
@@ -271,6 +290,23 @@ impl Oracle {
                 "{what}: frame {frame}; compared up to {mark}, both have {both:?}, left {left:?}: {segment:?}"
             );
             return self.broken(Rule::SlowerReplica, text);
+        }
+        Ok(())
+    }
+
+    /// Bytes that are cut off the primary's segment have left.
+    pub(in crate::oracle) fn cut_has_left(&mut self, meaning: &Meaning) -> Verdict {
+        let Content::Segment(segment) = &meaning.content else { return Ok(()) };
+        if self.cut == 0 || meaning.side == Replica::Secondary {
+            return Ok(());
+        }
+        self.coverage.count("released: without what has left");
+        let until = segment.start + self.cut;
+        let stream = self.flows[meaning.flow as usize].stream_of(segment);
+        let has_left = stream.is_some_and(|stream| stream.left_until(segment.start) >= until);
+        if !has_left || until >= segment.end || self.scenario.gate != Gate::Slower {
+            let text = format!("{segment:?} leaves without what came before {until}");
+            return self.broken(Rule::Safety, text);
         }
         Ok(())
     }
@@ -297,4 +333,9 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Where a segment differs between two places from what the guests agree on.
+fn flips_in(segment: &Segment, from: i64, until: i64) -> Vec<(i64, u8)> {
+    segment.flips.iter().copied().filter(|flip| (from..until).contains(&flip.0)).collect()
 }
