@@ -121,6 +121,10 @@ impl<F> Comparator<F> {
         let both_have = !theirs.has(TcpFields::ACK)
             || stream.known.primary_acknowledged
                 && theirs.acknowledgement.at_or_before(stream.primary_acknowledged);
+        if !theirs.end.at_or_before(stream.mark) {
+            // The stream was found to begin earlier: this lies beyond a gap.
+            return;
+        }
         if !stream.gated.is_empty() || !both_have {
             self.partly_said.push_back((flow, turn.now()));
             return;
