@@ -24,5 +24,5 @@ mod network;
 mod wire;
 
 pub use colo::{Ended, Pair, PairLaunch};
-pub use network::{Family, GUEST_MAC, Host, Link, Network, Plan, Side, VNI};
+pub use network::{Congestion, Family, GUEST_MAC, Host, Link, Network, Plan, Side, VNI};
 pub use wire::{Carried, Direction, Impairment, Wire};

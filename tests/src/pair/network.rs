@@ -155,11 +155,43 @@ pub enum Link {
     Routed(Family),
 }
 
+/// How guests and client avoid congestion. Not as this machine happens to be set: what loses frames, and
+/// what follows from it, is another with each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Congestion {
+    /// Sends more until something is lost (RFC 9438); what Linux comes with.
+    Cubic,
+    /// Sends as fast as a model of the path says.
+    Bbr,
+}
+
+impl Congestion {
+    /// As `net.ipv4.tcp_congestion_control` has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+
+    /// Those of both that this kernel has.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn available() -> Result<Vec<Self>> {
+        let known = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control")?;
+        let is_known = |it: &Self| known.split_whitespace().any(|name| name == it.name());
+        Ok([Self::Cubic, Self::Bbr].into_iter().filter(is_known).collect())
+    }
+}
+
 /// What to build.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// MTU of guests, client and NICs, in bytes.
     pub mtu: u32,
+    /// Of guests and client.
+    pub congestion: Congestion,
     /// The replication link.
     pub link: Link,
     /// MTU of the link, in bytes; none: as much as the guests' frames need on it.
@@ -179,6 +211,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             mtu: 1500,
+            congestion: Congestion::Cubic,
             link: Link::Dedicated,
             link_mtu: None,
             client_wire: None,
@@ -219,7 +252,7 @@ impl Host {
         veth(&host.namespace, &host.guest_device, &host.guest, DEVICE, plan.mtu)?;
         host.namespace.ip(&format!("link set {} up", host.guest_device))?;
         let addresses = Family::BOTH.map(Family::guest);
-        configure_station(&host.guest, GUEST_MAC, addresses)?;
+        configure_station(&host.guest, plan.congestion, GUEST_MAC, addresses)?;
         // What whole guests would have in common: a secondary cannot ask, for the comparator lets
         // only the primary's ARP and neighbour discovery pass.
         for family in Family::BOTH {
@@ -335,7 +368,7 @@ impl Network {
             plan.client_wire,
         )?;
         switch.namespace.ip("link set client master switch")?;
-        configure_station(&client, CLIENT_MAC, Family::BOTH.map(Family::client))?;
+        configure_station(&client, plan.congestion, CLIENT_MAC, Family::BOTH.map(Family::client))?;
         let link_mtu = plan.link_mtu.unwrap_or(match plan.link {
             Link::Dedicated => plan.mtu,
             Link::Routed(_) => plan.mtu + ENCAPSULATION,
@@ -461,10 +494,18 @@ impl Drop for Network {
 }
 
 /// Gives the device of a guest or the client its addresses.
-fn configure_station(namespace: &Namespace, mac: &str, addresses: [IpAddr; 2]) -> Result {
+fn configure_station(
+    namespace: &Namespace,
+    congestion: Congestion,
+    mac: &str,
+    addresses: [IpAddr; 2],
+) -> Result {
     namespace.enable_ipv6(DEVICE)?;
     // What one connection learned must not make the next one on this side differ.
-    namespace.set(&[("ipv4/tcp_no_metrics_save", "1")])?;
+    namespace.set(&[
+        ("ipv4/tcp_no_metrics_save", "1"),
+        ("ipv4/tcp_congestion_control", congestion.name()),
+    ])?;
     let mut lines =
         format!("link set lo up\nlink set {DEVICE} address {mac}\nlink set {DEVICE} up\n");
     for (family, address) in Family::BOTH.iter().zip(addresses) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use colo_tests::load::{Crowd, Style, Talk};
-use colo_tests::pair::{Direction, Family, Impairment, Pair, Plan, Wire};
+use colo_tests::pair::{Congestion, Direction, Family, Impairment, Pair, Plan, Wire};
 use colo_tests::{Result, needs_root};
 
 use crate::{PATIENT, both_ways, finish_identical, impair_link, pages};
@@ -89,11 +89,13 @@ fn on_both_at_once() -> Result {
     needs_root!();
     let plan =
         Plan { client_wire: Some(3), link_wire: Some(4), distant_numbers: true, ..Plan::default() };
-    let pair = Pair::new(plan, &PATIENT)?;
-    pair.network.client_wire().impair_both(Impairment::BAD_PATH);
-    impair_link(&pair);
-    exercise(&pair)?;
-    finish_identical(pair)?;
+    for congestion in Congestion::available()? {
+        let pair = Pair::new(Plan { congestion, ..plan }, &PATIENT)?;
+        pair.network.client_wire().impair_both(Impairment::BAD_PATH);
+        impair_link(&pair);
+        exercise(&pair)?;
+        finish_identical(pair)?;
+    }
     Ok(())
 }
 

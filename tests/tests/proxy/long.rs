@@ -1,6 +1,6 @@
 //! Long transfers.
 
-use colo_tests::pair::{Pair, Plan};
+use colo_tests::pair::{Congestion, Pair, Plan};
 use colo_tests::{Result, needs_root};
 
 use crate::{both_ways, finish_identical, pages};
@@ -12,9 +12,11 @@ const LENGTH: u64 = 100_000_000;
 fn a_hundred_megabytes_each_way_at_the_same_time() -> Result {
     needs_root!();
     for (seed, server) in (10..).step_by(10).zip(pages()) {
-        let pair = Pair::new(Plan::default(), &[])?;
-        both_ways(&pair, server, seed, LENGTH)?;
-        finish_identical(pair)?;
+        for congestion in Congestion::available()? {
+            let pair = Pair::new(Plan { congestion, ..Plan::default() }, &[])?;
+            both_ways(&pair, server, seed, LENGTH)?;
+            finish_identical(pair)?;
+        }
     }
     Ok(())
 }
