@@ -130,8 +130,12 @@ impl<F> Comparator<F> {
             return;
         }
         let from = ours.segment.start.advanced(ours.left);
+        if !theirs.spans(from) {
+            // Said again, it has left meanwhile.
+            return self.discard_held(companion, Discard::Compared, turn);
+        }
         let without_first = from.distance_from(theirs.start);
-        self.slab.get_mut(waiting).left = theirs.end.distance_from(ours.segment.start);
+        self.note_beginning_left(waiting, &theirs);
         // Judged on arrival as one that would not leave.
         let headers = Headers::parse(turn.store(), self.slab.frame(companion));
         let checksum = Checksum::of(turn.store(), self.slab.frame(companion), &headers);
@@ -139,5 +143,15 @@ impl<F> Comparator<F> {
         let (frame, ..) = self.let_go(companion, turn);
         let amendment = Amendment { checksum, timestamp, without_payload: false, without_first };
         self.release(frame, Release::Slower, amendment, turn);
+    }
+
+    /// The client gets a segment of the secondary's: what that has of the beginning of the primary's waiting
+    /// one will not leave again.
+    pub(super) fn note_beginning_left(&mut self, waiting: u32, theirs: &Segment) {
+        let ours = self.slab.get_mut(waiting);
+        let from = ours.segment.start.advanced(ours.left);
+        if theirs.spans(from) && theirs.end.before(ours.segment.end) {
+            ours.left = theirs.end.distance_from(ours.segment.start);
+        }
     }
 }

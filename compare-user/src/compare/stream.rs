@@ -366,6 +366,9 @@ impl<F> Comparator<F> {
         let waiting = entry.stream().primary.first(&self.slab);
         let is_whole = segment.is_empty()
             || waiting.is_some_and(|waiting| self.says_same(waiting, &incoming, segment, turn));
+        if let Some(waiting) = waiting.filter(|_| is_whole) {
+            self.note_beginning_left(waiting, segment);
+        }
         let checksum = incoming.checksum;
         let without_payload = !is_whole;
         let amendment = Amendment { timestamp, without_payload, ..checksum.into() };

@@ -11,6 +11,7 @@ pub struct Coverage(BTreeMap<&'static str, u64>);
 pub const EXPECTED: &[&str] = &[
     "released: matched",
     "released: retransmission",
+    "released: without what has left",
     "released: no payload",
     "released: passed",
     "released: malformed",

@@ -43,7 +43,7 @@ fn interruptions_shorter_than_the_timeout_are_only_a_delay() -> Result {
 fn a_cut_inside_the_link_is_only_a_delay_too() -> Result {
     needs_root!();
     let plan = Plan { link_wire: Some(6), ..Plan::default() };
-    let pair = Pair::new(plan, &[])?;
+    let pair = Pair::new(plan, &PATIENT)?;
     for server in pages() {
         let progress = Progress::default();
         let watched = progress.clone();

@@ -284,8 +284,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     change(
         "what the secondary says again leaves with its payload",
         "compare-user/src/compare/stream.rs",
-        "without_payload: !is_whole };",
-        "without_payload: is_whole && !is_whole };",
+        "let without_payload = !is_whole;",
+        "let without_payload = is_whole && !is_whole;",
     ),
     change(
         "what the secondary says again need not be what the primary has waiting",
@@ -304,5 +304,35 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "compare-user/src/compare/stream.rs",
         "if self.origin != self.mark {\n            self.island",
         "if self.origin != self.mark && self.known.primary_syn {\n            self.island",
+    ),
+    change(
+        "what the secondary has said of a waiting segment leaves at once",
+        "compare-user/src/compare/partly_said.rs",
+        "since(joined) <= self.config.reorder_grace {",
+        "since(joined) < self.config.reorder_grace / 64 {",
+    ),
+    change(
+        "what the secondary has said of a waiting segment leaves with what has left before",
+        "compare-user/src/compare/partly_said.rs",
+        "let without_first = from.distance_from(theirs.start);",
+        "let without_first = from.distance_from(from);",
+    ),
+    change(
+        "a segment leaves with the beginning that has left",
+        "compare-user/src/compare/partly_said.rs",
+        "ours.left = theirs.end.distance_from(ours.segment.start);",
+        "ours.left = theirs.end.distance_from(theirs.end);",
+    ),
+    change(
+        "what the secondary has said of a waiting segment acknowledges what it likes",
+        "compare-user/src/compare/partly_said.rs",
+        "&& theirs.acknowledgement.at_or_before(stream.primary_acknowledged);",
+        "|| theirs.acknowledgement.at_or_before(stream.primary_acknowledged);",
+    ),
+    change(
+        "what the secondary says leaves whatever the primary's segment begins with",
+        "compare-user/src/compare/partly_said.rs",
+        "&& theirs.spans(from);",
+        "&& (theirs.spans(from) || !theirs.spans(from));",
     ),
 ];

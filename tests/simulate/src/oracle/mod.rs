@@ -142,6 +142,8 @@ pub struct Oracle {
     bare: bool,
     /// Bytes cut off the beginning of the payload of the frame that leaves.
     cut: i64,
+    /// The primary's waiting segments whose beginning has left, and up to where.
+    parts: BTreeMap<u32, i64>,
     /// The order in which the frame at hand came.
     came: u64,
     /// When the frame at hand was offered.
@@ -197,6 +199,7 @@ impl Oracle {
             offered_together: false,
             bare: false,
             cut: 0,
+            parts: BTreeMap::new(),
             came: 0,
             offered_at: 0,
             now: 0,

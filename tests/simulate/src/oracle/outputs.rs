@@ -46,7 +46,7 @@ impl Oracle {
                 self.released_checksum(meaning, amendment.checksum)?;
                 self.bare = amendment.without_payload;
                 self.cut = amendment.without_first.into();
-                self.cut_has_left(meaning)?;
+                self.is_cut_right(frame.0, meaning)?;
                 if self.bare && *why != Release::Slower {
                     let text = format!("{why:?} of {meaning:?} without its payload");
                     return self.broken(Rule::Safety, text);

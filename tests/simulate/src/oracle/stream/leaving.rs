@@ -2,7 +2,8 @@
 
 use compare_user::compare::{Discard, Release};
 
-use super::{above, insert};
+use super::above;
+use crate::endpoint::insert;
 use crate::frames::Frames;
 use crate::meaning::{Content, Meaning, Replica, Segment};
 use crate::oracle::{Call, Oracle, Rule, Verdict};
@@ -209,6 +210,22 @@ impl Oracle {
         let (now, offered, grace) = (self.now, self.offered_at, self.scenario.grace());
         let entry = &mut self.flows[flow as usize];
         let primary_waits = !entry.held[Replica::Primary.index()].is_empty();
+        let compared = entry.stream_of(segment).and_then(|stream| {
+            stream.advance();
+            stream.mark.filter(|_| !stream.uncertain)
+        });
+        let compared = compared.unwrap_or(i64::MIN);
+        // The first that the primary has waiting, if the secondary's ends within it.
+        let segments = entry.held[Replica::Primary.index()]
+            .iter()
+            .filter_map(|&held| Some((held, frames.meaning(held).segment()?)));
+        let begun = segments
+            .filter(|(_, it)| it.incarnation == segment.incarnation)
+            .filter(|(_, it)| it.end > compared || it.fin)
+            .filter(|(_, it)| !it.is_bare())
+            .min_by_key(|(held, it)| (it.start, self.inside[*held as usize]))
+            .filter(|(_, it)| it.start < segment.end && segment.end < it.end)
+            .map(|(held, it)| (held, it.clone()));
         let waiting: Vec<Segment> = entry.held[Replica::Primary.index()]
             .iter()
             .filter_map(|&held| frames.meaning(held).segment().cloned())
@@ -261,12 +278,10 @@ impl Oracle {
                 (_, true) => ("released: secondary's end again", true),
                 (false, false) => ("released: secondary's repetition", is_right),
             };
-            let begins = waiting.iter().any(|waits| {
-                let whole = cut == 0 && segment.start >= waits.start;
-                let cut_has_left = stream.left_until(waits.start) >= from;
-                waits.start < segment.end
-                    && segment.end < waits.end
-                    && (from == waits.start || whole || cut_has_left)
+            let begins = begun.as_ref().is_some_and(|(frame, waits)| {
+                let until = self.parts.get(frame).copied().unwrap_or(waits.start);
+                from == until.max(segment.start)
+                    && segment.start <= until
                     && flips_in(waits, from, segment.end) == flips_in(segment, from, segment.end)
             });
             let is_part = begins && !self.bare && now - offered >= grace;
@@ -276,8 +291,14 @@ impl Oracle {
                 name
             };
             let again = said_twice >= 2 && honest && cut == 0;
-            if is_part {
-                insert(&mut stream.left, from, segment.end);
+            if !self.bare {
+                insert(&mut stream.brought, from, segment.end);
+            }
+            if let Some((frame, waits)) = begun.filter(|_| !self.bare && !segment.is_empty()) {
+                let until = self.parts.get(&frame).copied().unwrap_or(waits.start);
+                if (segment.start..segment.end).contains(&until) {
+                    self.parts.insert(frame, segment.end);
+                }
             }
             told && !segment.rst && segment.end <= mark && (again || is_part)
         };
@@ -294,18 +315,22 @@ impl Oracle {
         Ok(())
     }
 
-    /// Bytes that are cut off the primary's segment have left.
-    pub(in crate::oracle) fn cut_has_left(&mut self, meaning: &Meaning) -> Verdict {
+    /// Of the primary's segment is cut off what the secondary's has brought to the client while it waited.
+    pub(in crate::oracle) fn is_cut_right(&mut self, frame: u32, meaning: &Meaning) -> Verdict {
         let Content::Segment(segment) = &meaning.content else { return Ok(()) };
-        if self.cut == 0 || meaning.side == Replica::Secondary {
+        if meaning.side == Replica::Secondary {
             return Ok(());
         }
-        self.coverage.count("released: without what has left");
-        let until = segment.start + self.cut;
-        let stream = self.flows[meaning.flow as usize].stream_of(segment);
-        let has_left = stream.is_some_and(|stream| stream.left_until(segment.start) >= until);
-        if !has_left || until >= segment.end || self.scenario.gate != Gate::Slower {
-            let text = format!("{segment:?} leaves without what came before {until}");
+        let until = self.parts.remove(&frame).unwrap_or(segment.start);
+        if until > segment.start {
+            self.coverage.count("released: without what has left");
+        }
+        let (start, end) = (segment.start, segment.start + self.cut);
+        let brought = self.flows[meaning.flow as usize].stream_of(segment).is_some_and(|stream| {
+            stream.brought.iter().any(|(from, until)| *from <= start && end <= *until)
+        });
+        if end < until || self.cut > 0 && (!brought || end >= segment.end) {
+            let text = format!("{segment:?} without {}, left until {until}", self.cut);
             return self.broken(Rule::Safety, text);
         }
         Ok(())

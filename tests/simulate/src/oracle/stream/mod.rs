@@ -38,6 +38,8 @@ pub(super) struct Stream {
     /// All that has left.
     left: Vec<(i64, i64)>,
     left_ack: Option<i64>,
+    /// What the secondary's segments have brought to the client.
+    brought: Vec<(i64, i64)>,
     /// A difference is known: nothing more is compared.
     blocked: bool,
     /// One side was heard to say two different things at one place.
@@ -68,6 +70,7 @@ impl Stream {
             compared_once: None,
             left: Vec::new(),
             left_ack: None,
+            brought: Vec::new(),
             blocked: false,
             ambiguous: false,
             uncertain: false,
