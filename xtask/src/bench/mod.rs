@@ -38,8 +38,9 @@ pub(crate) enum Bench {
     /// standalone  colo-xdp run --standalone: XDP forwards between NIC and primary in the kernel, the
     ///             mirror copies nothing to the link, the comparator's process has no part in it
     ///
-    /// forwarding  both guests get and answer everything; the primary's frames go through the
-    ///             comparator's rings and leave without a look, the secondary's are dropped there
+    /// forwarding  both guests get everything; the primary's frames go through the comparator's
+    ///             rings and leave without a look, the secondary's are dropped there (of downloads
+    ///             it says little: the client acknowledges what it has not said yet)
     ///
     /// comparing   the proxy at work
     ///
