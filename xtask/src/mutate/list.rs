@@ -329,10 +329,4 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "&& theirs.acknowledgement.at_or_before(stream.primary_acknowledged);",
         "|| theirs.acknowledgement.at_or_before(stream.primary_acknowledged);",
     ),
-    change(
-        "what the secondary says leaves whatever the primary's segment begins with",
-        "compare-user/src/compare/partly_said.rs",
-        "&& theirs.spans(from);",
-        "&& (theirs.spans(from) || !theirs.spans(from));",
-    ),
 ];

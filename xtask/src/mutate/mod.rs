@@ -22,7 +22,7 @@ use list::{MUTATIONS, Mutation};
 #[command(after_help = "Examples:\n  cargo xtask mutate\n  cargo xtask mutate 'no sequence wrap'")]
 pub(crate) struct Options {
     /// Seeds after which a mutation counts as a survivor
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 5000)]
     seeds: u64,
     /// Only mutations whose name contains one of these
     names: Vec<String>,
