@@ -14,8 +14,10 @@
 
 use super::Comparator;
 use super::config::AckGate;
+use super::content::first_difference;
 use super::flow::Kind;
 use super::held::{NIL, Role, Segment};
+use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Amendment, Checksum, Discard, Release, Side};
 use crate::frame::{Headers, TcpFields};
@@ -130,8 +132,9 @@ impl<F> Comparator<F> {
             return;
         }
         let from = ours.segment.start.advanced(ours.left);
-        if !theirs.spans(from) {
-            // Said again, it has left meanwhile.
+        // Said again, it may have left meanwhile. And what the primary has said again need not have been
+        // compared with this copy.
+        if !theirs.spans(from) || !self.is_same_from(from, waiting, companion, turn) {
             return self.discard_held(companion, Discard::Compared, turn);
         }
         let without_first = from.distance_from(theirs.start);
@@ -143,6 +146,18 @@ impl<F> Comparator<F> {
         let (frame, ..) = self.let_go(companion, turn);
         let amendment = Amendment { checksum, timestamp, without_payload: false, without_first };
         self.release(frame, Release::Slower, amendment, turn);
+    }
+
+    /// Whether the secondary's segment says the same as the primary's, from here to its end.
+    fn is_same_from(&self, from: Sequence, ours: u32, theirs: u32, turn: &impl Turn<F>) -> bool {
+        let place = |record: u32| {
+            let held = self.slab.get(record);
+            held.span.start() + from.distance_from(held.segment.start) as usize
+        };
+        let length = self.slab.get(theirs).segment.end.distance_from(from) as usize;
+        let (ours, theirs) =
+            ((self.slab.frame(ours), place(ours)), (self.slab.frame(theirs), place(theirs)));
+        first_difference(turn.store(), ours, theirs, length).is_none()
     }
 
     /// The client gets a segment of the secondary's: what that has of the beginning of the primary's waiting

@@ -96,6 +96,23 @@ fn a_difference_behind_it_is_found_all_the_same() {
 }
 
 #[test]
+fn a_copy_that_nobody_has_compared_does_not_leave() {
+    for (again, left) in [(b"01234a", true), (b"0X234a", false)] {
+        let mut rig = slower();
+        rig.both(data(0, b"01234"));
+        // Of what both say again, more than they had said, only the last byte is new.
+        rig.primary(data(0, b"01234abcde"));
+        rig.secondary(data(0, again));
+        rig.wait(ms(3));
+        assert_eq!(rig.released().len() == 2, left);
+        rig.secondary(data(6, b"bcde"));
+        assert_eq!(cuts(&rig).last(), Some(&if left { 6 } else { 0 }));
+        assert_eq!(rig.held(), 0);
+        assert!(rig.is_clean());
+    }
+}
+
+#[test]
 fn a_checkpoint_releases_what_has_not_left() {
     for (wait, cut) in [(ms(0), 0), (ms(3), 5)] {
         let mut rig = partly_said();

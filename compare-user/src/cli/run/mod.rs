@@ -123,7 +123,8 @@ pub(super) struct Args {
     /// While a checkpoint is outstanding, ask again this often.
     #[arg(long, value_name = "TIME", default_value = "1000", value_parser = duration::parse_timeout)]
     expired_scan_cycle: Duration,
-    /// How long a secondary datagram may be out of order; 0 reports at once.
+    /// How long a secondary datagram may be out of order; 0 reports at once. With --ack-gate slower also
+    /// how long a TCP stream waits for the secondary to close a gap or to go on in the middle of a segment.
     #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = duration::parse)]
     reorder_grace: Duration,
     /// Which primary segments wait for the secondary's acknowledgement: those with payload; all, bare
