@@ -96,9 +96,14 @@ impl Segment {
         self.start == self.end
     }
 
+    /// Whether it neither begins nor ends its stream.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST)
+    }
+
     /// Whether it is an acknowledgement and nothing else.
     pub(super) fn is_bare(&self) -> bool {
-        self.is_empty() && !self.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST)
+        self.is_empty() && self.is_plain()
     }
 
     /// Whether the byte at `mark` is part of the payload.
@@ -148,6 +153,27 @@ pub(super) struct Links {
 }
 
 const UNLINKED: Links = Links { previous: NIL, next: NIL };
+
+impl<F> Held<F> {
+    /// Where in its frame a segment has the byte at `at`, which is not before its start.
+    #[inline]
+    pub(super) fn place(&self, at: Sequence) -> usize {
+        self.span.start() + at.distance_from(self.segment.start) as usize
+    }
+
+    /// Where what has not left of a waiting primary segment begins.
+    #[inline]
+    pub(super) fn rest(&self) -> Sequence {
+        self.segment.start.advanced(self.left)
+    }
+
+    /// Whether a segment of the secondary's has bytes from the beginning of what has not left of this one,
+    /// and ends within it.
+    #[inline]
+    pub(super) fn is_begun_by(&self, theirs: &Segment) -> bool {
+        theirs.spans(self.rest()) && theirs.end.before(self.segment.end)
+    }
+}
 
 /// Ends of a doubly linked list of records.
 #[derive(Debug, Clone, Copy)]

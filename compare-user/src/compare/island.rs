@@ -16,7 +16,6 @@ use super::segments::Segments;
 use super::sequence::Sequence;
 use super::turn::Turn;
 use super::verdict::{Discard, Release};
-use crate::frame::TcpFields;
 
 /// Held segments looked at for one that is wanted: what a call may cost has a bound.
 const LOOKED_AT: usize = 64;
@@ -76,7 +75,7 @@ impl<F> Comparator<F> {
         let (segment, arrived) = (held.segment, held.arrived);
         let is_next = island.is_none_or(|(_, end)| end == segment.start);
         let is_old = turn.now().since(arrived) >= self.config.reorder_grace;
-        let plain = !segment.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST);
+        let plain = segment.is_plain();
         let enough = self.flows.get_mut(flow).stream().acknowledges_enough(&segment);
         if !is_next || island.is_none() && !is_old || !plain || !enough {
             return false;
@@ -135,7 +134,7 @@ impl<F> Comparator<F> {
 
     /// Whether the secondary's segments from `theirs` on have all the bytes of `ours`.
     fn is_said_by(&self, mut theirs: u32, ours: u32, turn: &impl Turn<F>) -> bool {
-        let (segment, span) = (self.slab.get(ours).segment, self.slab.get(ours).span);
+        let segment = self.slab.get(ours).segment;
         let mut at = segment.start;
         for _ in 0..LOOKED_AT {
             if theirs == NIL {
@@ -146,14 +145,8 @@ impl<F> Comparator<F> {
                 let until = segment.end.earlier(held.segment.end);
                 let found = first_difference(
                     turn.store(),
-                    (
-                        self.slab.frame(ours),
-                        span.start() + at.distance_from(segment.start) as usize,
-                    ),
-                    (
-                        self.slab.frame(theirs),
-                        held.span.start() + at.distance_from(held.segment.start) as usize,
-                    ),
+                    (self.slab.frame(ours), self.slab.get(ours).place(at)),
+                    (self.slab.frame(theirs), held.place(at)),
                     until.distance_from(at) as usize,
                 );
                 if found.is_some() {
@@ -191,8 +184,7 @@ impl<F> Comparator<F> {
             if segment.end.before(theirs.end) {
                 return;
             }
-            let plain = !theirs.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST);
-            if begin.at_or_before(theirs.start) && plain {
+            if begin.at_or_before(theirs.start) && theirs.is_plain() {
                 let stream = self.flows.get_mut(flow).stream();
                 stream.secondary.remove_in_order(&mut self.slab, record);
                 self.discard_held(record, Discard::Compared, turn);

@@ -25,11 +25,6 @@ use crate::frame::{Headers, TcpFields};
 /// Companions that can wait for their time at once; beyond that, the secondary's next timeout helps.
 pub(super) const AT_ONCE: usize = 1 << 14;
 
-/// Whether a segment neither begins nor ends its stream.
-fn is_plain(segment: &Segment) -> bool {
-    !segment.has(TcpFields::SYN | TcpFields::FIN | TcpFields::RST)
-}
-
 impl<F> Comparator<F> {
     /// Whether the secondary's of two segments at the mark, one of which arrives on `side`, ends within
     /// the primary's: then both are held.
@@ -63,13 +58,9 @@ impl<F> Comparator<F> {
         let waiting = self.flows.get_mut(flow).stream().primary;
         let Some(waiting) = waiting.first(&self.slab) else { return false };
         let (ours, theirs) = (self.slab.get(waiting), self.slab.get(record).segment);
-        let from = ours.segment.start.advanced(ours.left);
-        let fits = ours.companion == NIL
-            && ours.segment.start.before(theirs.end)
-            && ours.segment.spans(theirs.end)
-            && theirs.spans(from);
+        let fits = ours.companion == NIL && ours.is_begun_by(&theirs);
         let has_room = self.partly_said.len() < self.partly_said.capacity();
-        if !fits || !has_room || !is_plain(&theirs) || !is_plain(&ours.segment) {
+        if !fits || !has_room || !theirs.is_plain() || !ours.segment.is_plain() {
             return false;
         }
         self.slab.get_mut(waiting).companion = record;
@@ -131,7 +122,7 @@ impl<F> Comparator<F> {
             self.partly_said.push_back((flow, turn.now()));
             return;
         }
-        let from = ours.segment.start.advanced(ours.left);
+        let from = ours.rest();
         // Said again, it may have left meanwhile. And what the primary has said again need not have been
         // compared with this copy.
         if !theirs.spans(from) || !self.is_same_from(from, waiting, companion, turn) {
@@ -150,22 +141,17 @@ impl<F> Comparator<F> {
 
     /// Whether the secondary's segment says the same as the primary's, from here to its end.
     fn is_same_from(&self, from: Sequence, ours: u32, theirs: u32, turn: &impl Turn<F>) -> bool {
-        let place = |record: u32| {
-            let held = self.slab.get(record);
-            held.span.start() + from.distance_from(held.segment.start) as usize
-        };
+        let [our, their] = [ours, theirs]
+            .map(|record| (self.slab.frame(record), self.slab.get(record).place(from)));
         let length = self.slab.get(theirs).segment.end.distance_from(from) as usize;
-        let (ours, theirs) =
-            ((self.slab.frame(ours), place(ours)), (self.slab.frame(theirs), place(theirs)));
-        first_difference(turn.store(), ours, theirs, length).is_none()
+        first_difference(turn.store(), our, their, length).is_none()
     }
 
     /// The client gets a segment of the secondary's: what that has of the beginning of the primary's waiting
     /// one will not leave again.
     pub(super) fn note_beginning_left(&mut self, waiting: u32, theirs: &Segment) {
         let ours = self.slab.get_mut(waiting);
-        let from = ours.segment.start.advanced(ours.left);
-        if theirs.spans(from) && theirs.end.before(ours.segment.end) {
+        if ours.is_begun_by(theirs) {
             ours.left = theirs.end.distance_from(ours.segment.start);
         }
     }

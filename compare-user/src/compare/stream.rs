@@ -392,10 +392,7 @@ impl<F> Comparator<F> {
             && first_difference(
                 turn.store(),
                 (&incoming.frame, usize::from(incoming.headers.content)),
-                (
-                    self.slab.frame(held),
-                    record.span.start() + theirs.start.distance_from(ours.start) as usize,
-                ),
+                (self.slab.frame(held), record.place(theirs.start)),
                 theirs.end.distance_from(theirs.start) as usize,
             )
             .is_none()
@@ -488,7 +485,7 @@ impl<F> Comparator<F> {
             let until = segment.end.earlier(other.end);
             let own_place =
                 usize::from(incoming.headers.content) + mark.distance_from(segment.start) as usize;
-            let place = held.span.start() + mark.distance_from(other.start) as usize;
+            let place = held.place(mark);
             let found = first_difference(
                 turn.store(),
                 (&incoming.frame, own_place),
@@ -628,11 +625,8 @@ impl<F> Comparator<F> {
             let stream = self.flows.get_mut(flow).stream();
             (stream.mark, stream.origin)
         };
-        let place = |record: u32| {
-            let held = self.slab.get(record);
-            held.span.start() + mark.distance_from(held.segment.start) as usize
-        };
-        let (our_place, their_place) = (place(ours), place(theirs));
+        let [our_place, their_place] =
+            [ours, theirs].map(|record| self.slab.get(record).place(mark));
         let found = first_difference(
             turn.store(),
             (self.slab.frame(ours), our_place),

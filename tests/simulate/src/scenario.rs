@@ -292,16 +292,18 @@ impl Scenario {
     /// gate lets bare acknowledgements leave at once.
     #[must_use]
     pub fn loses_what_was_acknowledged(&self) -> bool {
-        let lost = |it: &(u32, Happening)| matches!(it.1, Happening::PrimaryLost(_));
-        self.gate == Gate::Payload && self.happenings.iter().any(lost)
+        self.gate == Gate::Payload && self.loses_the_primary()
     }
 
     /// Whether a secondary that says less than was agreed on may become the primary: its client waits for
     /// the rest.
     #[must_use]
     pub fn may_promote_who_says_less(&self) -> bool {
-        let lost = |it: &(u32, Happening)| matches!(it.1, Happening::PrimaryLost(_));
-        self.differing > 0 && self.happenings.iter().any(lost)
+        self.differing > 0 && self.loses_the_primary()
+    }
+
+    fn loses_the_primary(&self) -> bool {
+        self.happenings.iter().any(|(_, what)| matches!(what, Happening::PrimaryLost(_)))
     }
 
     fn paths(&self) -> [Path; 6] {

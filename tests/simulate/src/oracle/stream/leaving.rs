@@ -269,8 +269,7 @@ impl Oracle {
             // waiting, which tells whether this copy is right.
             let is_right = waiting.iter().any(|waits| {
                 let covers = waits.start <= segment.start && segment.end <= waits.end;
-                let mut ours = waits.flips.clone();
-                ours.retain(|flip| (segment.start..segment.end).contains(&flip.0));
+                let ours = flips_in(waits, segment.start, segment.end);
                 covers && !segment.fin && ours == segment.flips
             });
             let (name, honest) = match (self.bare, segment.is_empty()) {
